@@ -43,6 +43,8 @@ from kdcache.views.loading import PREFETCHED
 CHECKED_VIEWS = 16
 DEFAULT_WINDOW = 16
 """Units whose rows are shuffled together where images come from a bucket."""
+_WINDOW_BYTES = 1_000_000_000
+"""Of a window where slabs would be too large; the next one is fetched beside it."""
 
 
 def open_replay(
@@ -124,9 +126,6 @@ def _replay_of_caches(
     uses[0] = replace(uses[0], units=units)
     blocks = _blocks(config, caches, units)
     reads_units = "teacher" in needs or units is not None
-    if blocks is None and "teacher" in needs:
-        for cache in caches:
-            _note_large_slab(cache)
     if blocks is not None and reads_units:
         for number, use in enumerate(uses):
             uses[number] = replace(use, stream=_stream(config, use))
@@ -134,17 +133,6 @@ def _replay_of_caches(
     return Replay(
         source=source, recipe=first.recipe, caches=uses, seeds=seeds, samples=None, blocks=blocks
     )
-
-
-def _note_large_slab(cache: Cache) -> None:
-    """Say so if the slab of a seed goes beyond what slabs may take."""
-    size = cache.manifest.rows * cache.manifest.dtype.itemsize
-    if size > cache.slabs.limit:
-        say(
-            f"note: the slab of a seed of cache {cache} takes {size / 1e9:.3g} GB, and the next"
-            f" one's is made meanwhile; slabs may take {cache.slabs.limit / 1e9:.3g} GB. With"
-            " --window 4 no slab is made: units are read as the epoch comes to them"
-        )
 
 
 def _source_of(config: LoaderConfig, cache: Cache) -> Source:
@@ -204,11 +192,13 @@ def _stream(config: LoaderConfig, use: CacheUse) -> WindowReader:
 def _blocks(
     config: LoaderConfig, caches: Sequence[Cache], units: LocalUnits | None
 ) -> Blocks | None:
-    """Return the order of rows in windows of units: if it is asked for, or if images are copied
-    from a bucket first."""
+    """Return the order of rows in windows of units: if it is asked for, if images are copied from a
+    bucket first, or if the slab of a seed would go beyond what slabs may take."""
     window = config.window
     if window is None and units is not None and units.are_copies:
         window = DEFAULT_WINDOW
+    if window is None:
+        window = _window_of_large_records(caches)
     if window is None:
         return None
     sizes = {cache.manifest.unit_rows for cache in caches}
@@ -219,6 +209,25 @@ def _blocks(
         )
     manifest = caches[0].manifest
     return Blocks(length=manifest.rows, unit_rows=manifest.unit_rows, window=window)
+
+
+def _window_of_large_records(caches: Sequence[Cache]) -> int | None:
+    """Return the units of a window where slabs would be larger than they may be, and say so; None
+    where they are not."""
+    for cache in caches:
+        record_bytes = cache.manifest.dtype.itemsize
+        slab_bytes = cache.manifest.rows * record_bytes
+        if slab_bytes <= cache.slabs.limit:
+            continue
+        window = _WINDOW_BYTES // (cache.manifest.unit_rows * record_bytes)
+        window = min(max(window, 1), DEFAULT_WINDOW)
+        say(
+            f"note: the slab of a seed of cache {cache} would take {slab_bytes / 1e9:.3g} GB, and"
+            f" slabs may take {cache.slabs.limit / 1e9:.3g} GB: units are read {window} at a time"
+            " instead, and rows shuffled among these (--window); a larger --slab-limit makes slabs"
+        )
+        return window
+    return None
 
 
 def _check_views(cache: Cache, source: Source, seeds: Sequence[int]) -> None:

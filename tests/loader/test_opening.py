@@ -1,6 +1,7 @@
 """What a run replays: several caches, caches that lack units, teachers of other classes, some of
 the samples."""
 
+import json
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -126,17 +127,33 @@ def test_seeds_that_a_run_leaves_out_are_noted(
     )
 
 
-def test_a_slab_that_is_larger_than_slabs_may_be_is_noted(
-    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+def test_records_whose_slab_is_larger_than_slabs_may_be_are_read_in_windows(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {**SETTINGS, "cache": str(whole), "slab_limit": 1e-6}
-    note = f"note: the slab of a seed of cache {whole} takes 7.68e-06 GB"
-    needs = open_loss("dist").requires
-    open_replay(train_config(tmp_path, **settings), needs)
-    assert note in capsys.readouterr().err
-    for changes in ({"window": 2}, {"slab_limit": 1.0}):
-        open_replay(train_config(tmp_path, **{**settings, **changes}), needs)
+    note = f"note: the slab of a seed of cache {whole} would take 7.68e-06 GB, and slabs may take"
+    for text in ("dist", "ce"):  # all losses see the same order
+        needs = open_loss(text).requires
+        replay = open_replay(train_config(tmp_path, **settings), needs)
+        assert replay.blocks is not None and replay.blocks.window == 16
+        assert note in capsys.readouterr().err
+    monkeypatch.setattr("kdcache.loader.opening._WINDOW_BYTES", 3 * 32 * 40)
+    replay = open_replay(train_config(tmp_path, **settings), needs)
+    assert replay.blocks is not None and replay.blocks.window == 3
+    for changes, window in (({"window": 2}, 2), ({"slab_limit": 1.0}, None)):
+        capsys.readouterr()
+        replay = open_replay(train_config(tmp_path, **{**settings, **changes}), needs)
+        assert (replay.blocks.window if replay.blocks else None) == window
         assert "slab" not in capsys.readouterr().err
+    run = tmp_path / "run"
+    train(run, **{**settings, "epochs": 1})
+    other = train(tmp_path / "other", **{**SETTINGS, "cache": str(whole), "window": 3, "epochs": 1})
+    assert other["train_loss"] == json_of(run)["train_loss"]
+
+
+def json_of(run: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((run / "result.json").read_text())
+    return result
 
 
 @pytest.mark.parametrize("loss", ["dkd", "nkd", "kl:standardize=true"])
