@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import box_caches
+import map_caches
 import pytest
 import torch
 from command_line import kdcache, kdcache_json, mistake
-from runs import CONV, MLP, dump, losses, train, train_config
+from processes import launch
+from runs import CONV, MLP, Lines, dump, losses, train, train_config
 from safetensors.torch import load_file
 
 from kdcache.errors import KdcacheError, MismatchError, StoppedError, UsageError
@@ -20,10 +23,12 @@ from kdcache.runtime.distributed import StopLook
 from kdcache.train import side_by_side
 from kdcache.train.checkpoint import load_checkpoint
 from kdcache.train.config import EmaConfig, TrainConfig
+from kdcache.train.data import TrainingData
 from kdcache.train.keeper import Keeper
 from kdcache.train.metrics_log import read_metrics
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 from kdcache.train.run import train_students
+from kdcache.train.side_by_side import StudentRun, train_epochs
 from kdcache.train.trainer import Trainer
 from kdcache.views import ViewDataset
 
@@ -115,6 +120,68 @@ def test_each_run_is_what_it_would_be_alone(
     rendered.clear()
     train_students([replace(configs[0], run=str(tmp_path / "one"))])
     assert num_views == sum(rendered), "views of training and of evaluation are rendered once"
+
+
+def of_task(task: str, path: Path, recipes: dict[str, str]) -> dict[str, Any]:
+    """Return the settings of a student of a task, without a loss."""
+    recipe = recipes[task]
+    if task == "detection":
+        cache = box_caches.box_cache(path / "cache", recipe)
+        return {"cache": cache, "data": box_caches.DATA, "student": box_caches.STUDENT}
+    if task == "in the loop":
+        teacher = f"{CONV},seed=7"
+        return {"teacher": teacher, "recipe": "digits", "data": DATA, "student": MLP}
+    map_caches.made(path / "cache", recipe, seeds="0:2")
+    cache = str(path / "cache")
+    return {"cache": cache, "data": map_caches.DATA, "student": map_caches.STUDENT}
+
+
+@pytest.mark.parametrize("task", ["segmentation", "detection", "in the loop"])
+def test_so_is_each_run_of_another_task_and_with_the_teacher_in_the_loop(
+    tmp_path: Path, recipe: str, box_recipe: str, task: str
+) -> None:
+    recipes = {"segmentation": recipe, "detection": box_recipe, "in the loop": "digits"}
+    settings = of_task(task, tmp_path, recipes)
+    optimizer = OptimizerConfig(lr=1e-3)
+    settings |= {"batch_size": 8, "epochs": 1, "optimizer": optimizer}
+
+    def configs(folder: Path) -> list[TrainConfig]:
+        found = []
+        for number, loss in enumerate(("ce", "dist:tau=1", "kl:tau=2")):
+            config = train_config(
+                folder / loss[:2], **settings, loss=loss, run_seed=number, order_seed=0
+            )
+            found.append(config)
+        return found
+
+    together = configs(tmp_path / "together")
+    train_students(together)
+    for config, alone_config in zip(together, configs(tmp_path / "alone"), strict=True):
+        train_students([alone_config])
+        found = losses(Path(config.run))
+        assert found and found == losses(Path(alone_config.run))
+
+
+def of_several_processes(path: str, cache: str) -> list[list[float]]:
+    """Train students in one of several processes that are joined; return their losses."""
+    configs = students(Path(path), cache, batch_size=16, student=MLP, accumulate=1)
+    # batch norms are those of a process
+    configs = [replace(config, log_steps=1, student=MLP) for config in configs]
+    data = TrainingData(configs)
+    all_lines = [Lines() for _ in configs]
+    runs = []
+    for config, lines in zip(configs, all_lines, strict=True):
+        runs.append(StudentRun(Trainer(config, data), lines))
+    train_epochs(runs)
+    return [lines.losses() for lines in all_lines]
+
+
+def test_several_processes_train_them_as_one_does(tmp_path: Path, cache: str) -> None:
+    expected = of_several_processes(str(tmp_path / "one"), cache)
+    assert len(expected[0]) == 12
+    for found in launch(of_several_processes, 2, str(tmp_path / "two"), cache):
+        for one, other in zip(found, expected, strict=True):
+            assert one == pytest.approx(other, rel=1e-3)
 
 
 class Halt(Exception):  # noqa: N818
