@@ -71,7 +71,7 @@ def measure(config: DumpConfig, views: int, repetitions: int) -> dict[str, Any]:
 
     def dump(seed: int) -> None:
         start_seed(cache, seed)
-        units = UnitOrder([(seed, unit) for unit in range(cache.manifest.num_units)])
+        units = UnitOrder([[(seed, unit)] for unit in range(cache.manifest.num_units)])
         with progress("dump", 0, "views", is_shown=False) as bar:
             assert len([*write_units(job, cache, units, bar)]) == cache.manifest.num_units
 

@@ -22,7 +22,7 @@ from kdcache.runtime.console import progress
 from kdcache.runtime.images import pixel_bytes
 from kdcache.sources import Sample, Source
 from kdcache.sources.files import Numbers
-from kdcache.sources.protocol import Contents, Filed, Listed
+from kdcache.sources.protocol import Contents, Filed, Listed, may_draw
 from kdcache.targets import target_kind, task_of
 
 _Checksums = list[int]
@@ -47,6 +47,7 @@ class CheckedSource:
         self.classes = source.classes
         self.class_names = getattr(source, "class_names", None)
         self.fingerprint = source.fingerprint
+        self.may_draw = may_draw(source)
         self.unchecked = source
         self._checksums = checksums
         self._origin = origin

@@ -168,6 +168,8 @@ def _keys(cache: Cache, commit: Commit) -> list[str]:
 class CachedSource:
     """The samples of a webdataset cache that holds images."""
 
+    may_draw = False
+
     def __init__(self, cache: Cache) -> None:
         """Take the cache.
 

@@ -37,8 +37,8 @@ from kdcache.runtime.distributed import own_place
 from kdcache.sources import Source, open_source
 from kdcache.targets import task_of
 from kdcache.tasks.seen_labels import SeenLabels
-from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe
-from kdcache.views.dataset import Request, require_following
+from kdcache.views import ManySeedLoader, Recipe, RowsUnderSeeds, ViewDataset, load_recipe
+from kdcache.views.dataset import require_following
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +89,9 @@ class Job:
             skip_unreadable=self.config.skip_unreadable,
         )
 
-    def loader(self, cache: Cache, requests: Iterable[Request]) -> ViewLoader:
+    def loader(self, cache: Cache, requests: Iterable[RowsUnderSeeds]) -> ManySeedLoader:
         """Return the loader of the views asked for."""
-        return ViewLoader(
+        return ManySeedLoader(
             self.dataset(cache),
             requests,
             workers=self.config.compute.workers,

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,16 +11,19 @@ import numpy as np
 
 from kdcache.cache import Cache, Manifest, open_cache
 from kdcache.cache.committing import encode_unit
+from kdcache.cache.documents.commit import mean_statistics
 from kdcache.cache.documents.manifest import MANIFEST
+from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.opening import open_storage
 from kdcache.cache.storage.protocol import is_address
 from kdcache.codec_error.measure import fitted_gradients
 from kdcache.codecs import codec_spec
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.job import Job, prepare, probe_place
-from kdcache.dump.shares import all_units, not_committed
-from kdcache.dump.unit import stored_samples
-from kdcache.dump.worker import batches_of, records_of
+from kdcache.dump.requests import batches_of
+from kdcache.dump.shares import all_units, grouped, not_committed, units_together
+from kdcache.dump.unit import UnitMaker, stored_samples
+from kdcache.dump.worker import maker_of, records_of
 from kdcache.errors import UsageError
 from kdcache.runtime.console import steady_rate
 from kdcache.runtime.launch import own_place, require_count
@@ -59,10 +62,12 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
     if cache.storage.exists(MANIFEST):
         cache = open_cache(config.cache)
         cache.require(job.manifest)
-    units = all_units(job, cache)
-    num_missing = len(not_committed(cache, units))
-    probe = _probe(job, cache)
     num_processes = world_size or _world_size(config)
+    together = units_together(job, cache, len(all_units(job, cache)), num_processes)
+    units = all_units(job, cache, together)
+    missing = not_committed(cache, units)
+    num_missing = len(missing)
+    probe = _probe(job, cache, grouped(missing or units, together)[0])
     gradients = []
     if job.fitted is not None:
         gradients = fitted_gradients(job.fitted)
@@ -97,22 +102,32 @@ class _Probe(NamedTuple):
     """Of the teacher on them, in percent."""
 
 
-def _probe(job: Job, cache: Cache) -> _Probe:
-    """Run the teacher on the first batches of the first unit, as many as there is time for."""
-    unit = job.unit(cache, job.seeds[0], 0)
-    batches = islice(batches_of(job, cache, job.seeds[0], 0), PLAN_BATCHES)
+def _probe(job: Job, cache: Cache, units: Sequence[Unit]) -> _Probe:
+    """Run the teacher on the first batches of units that are made together, as many as there is
+    time for."""
+    makers: dict[Unit, UnitMaker] = {}
+    requests = list(islice(batches_of(job, cache, units), PLAN_BATCHES))
+    num_seeds = len(requests[0].seeds)
+    del requests[-(-PLAN_BATCHES // num_seeds) :]
     times = [time.monotonic()]
+    counts = []
     parts = []
-    for batch, logits, records in records_of(job, cache, batches):
-        unit.add(batch, logits, records)
+    for batch, logits, records in records_of(job, cache, requests):
+        maker_of(job, cache, makers, batch).add(batch, logits, records)
         job.labels.add(batch)
+        seed = int(batch.seeds[0])
+        if seed == requests[0].seeds[0]:
+            parts.append(records)  # of one unit
+        if seed != requests[0].seeds[-1]:
+            continue  # batches of a request come all at once
         times.append(time.monotonic())
-        parts.append(records)
+        counts.append(num_seeds * len(records))
         if times[-1] - times[0] > PLAN_SECONDS:
             break
     job.labels.tell()
-    rate = steady_rate(times, [len(part) for part in parts])
-    return _Probe(np.concatenate(parts), rate, unit.statistics.get("accuracy"))
+    statistics = [(maker.statistics, maker.counted) for maker in makers.values()]
+    accuracy = mean_statistics(statistics).get("accuracy")
+    return _Probe(np.concatenate(parts), steady_rate(times, counts), accuracy)
 
 
 def _sizes(job: Job, cache: Cache, bytes_per_view: float) -> dict[str, float]:

@@ -1,45 +1,85 @@
 """Which units a process of a dump makes, and in which order."""
 
-import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from random import SystemRandom
+from typing import TypeVar
 
 from kdcache.cache import Cache
 from kdcache.cache.formats.protocol import Unit
 from kdcache.dump.job import Job
 
+MOST_SEEDS = 4
+"""Under which a sample is decoded once: so many units are in the making, and lost by a kill."""
+_LEAST_GROUPS = 8
+"""Of units that are made together, for each of several workers, so that all are busy to the end."""
+T = TypeVar("T")
+
 
 class UnitOrder:
-    """Units one after the other, in an order that may change on the way: who meets another worker
-    goes on elsewhere.
+    """Groups of units one after the other, in an order that may change on the way: who meets
+    another worker goes on elsewhere.
 
     Two that go the same way would else stay side by side to the end, and every unit would be
     computed twice.
     """
 
-    def __init__(self, units: Iterable[Unit]) -> None:
-        self._remaining = deque(units)
+    def __init__(self, groups: Iterable[Sequence[Unit]]) -> None:
+        self._remaining = deque(groups)
         # two workers must not jump alike, and views are drawn from the global generators
         self._random = SystemRandom()
 
-    def __iter__(self) -> Iterator[Unit]:
-        """Yield each unit once."""
+    def __iter__(self) -> Iterator[Sequence[Unit]]:
+        """Yield each group once."""
         while self._remaining:
             yield self._remaining.popleft()
 
     def jump(self) -> None:
-        """Go on at a random place among the units that are left, and come to those before it in the
-        end."""
+        """Go on at a random place among the groups that are left, and come to those before it in
+        the end."""
         if self._remaining:
             place = self._random.randrange(len(self._remaining))
             self._remaining.rotate(-place)
 
 
-def all_units(job: Job, cache: Cache) -> list[Unit]:
-    """Return the units of the dump, in the order in which a single process makes them."""
+def all_units(job: Job, cache: Cache, together: int = 1) -> list[Unit]:
+    """Return the units of the dump, in the order in which a single process makes them: those of the
+    same rows under as many seeds as `together` says one after the other."""
     firsts = [seed for seed in job.seeds if seed == cache.manifest.unit_seeds(seed)[0]]
-    return list(itertools.product(firsts, range(cache.manifest.num_units)))
+    units = []
+    for start in range(0, len(firsts), together):
+        for unit in range(cache.manifest.num_units):
+            for seed in firsts[start : start + together]:
+                units.append((seed, unit))
+    return units
+
+
+def units_together(job: Job, cache: Cache, num_units: int, world_size: int) -> int:
+    """Return how many units of the same rows are made together.
+
+    Args:
+        job: the dump.
+        cache: that it writes into.
+        num_units: that there are to make.
+        world_size: workers that share them.
+    """
+    if job.recipe.mixing is not None:
+        return 1  # rows are mixed with others under each seed
+    together = max(MOST_SEEDS // cache.manifest.seeds_per_unit, 1)
+    if world_size > 1:
+        together = min(together, num_units // (_LEAST_GROUPS * world_size))
+    return max(together, 1)
+
+
+def grouped(units: Iterable[Unit], together: int) -> list[list[Unit]]:
+    """Return units in groups of the same rows, those that come one after the other."""
+    groups: list[list[Unit]] = []
+    for unit in units:
+        if groups and groups[-1][0][1] == unit[1] and len(groups[-1]) < together:
+            groups[-1].append(unit)
+        else:
+            groups.append([unit])
+    return groups
 
 
 def not_committed(cache: Cache, units: Sequence[Unit]) -> list[Unit]:
@@ -62,17 +102,17 @@ def num_views(cache: Cache, units: Iterable[Unit]) -> int:
     return num_rows * cache.manifest.seeds_per_unit
 
 
-def share(units: Sequence[Unit], rank: int, world_size: int) -> list[Unit]:
-    """Return the units that process `rank` makes first, in order.
+def share(groups: Sequence[T], rank: int, world_size: int) -> list[T]:
+    """Return the groups of units that process `rank` makes first, in order.
 
-    `units` must be all of the dump, not those that are missing: processes start at different
+    `groups` must be all of the dump, not those that are missing: processes start at different
     moments and see others missing, so that shares of these would be shifted against each other.
     """
-    return list(units[rank::world_size])
+    return list(groups[rank::world_size])
 
 
-def helping_order(units: Sequence[Unit], rank: int, world_size: int) -> list[Unit]:
-    """Return `units`, those that are still missing, in the order in which process `rank` helps:
+def helping_order(groups: Sequence[T], rank: int, world_size: int) -> list[T]:
+    """Return `groups`, those that are still missing, in the order in which process `rank` helps:
     each begins elsewhere."""
-    start = len(units) * rank // world_size
-    return [*units[start:], *units[:start]]
+    start = len(groups) * rank // world_size
+    return [*groups[start:], *groups[:start]]

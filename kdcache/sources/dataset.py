@@ -44,6 +44,8 @@ class MapStyle:
     """A map-style data set whose samples have names: relative paths where it lists files, else
     indices."""
 
+    may_draw = True
+    """Whether reading a sample may draw from the global generators; see `open_source`."""
     _target_name = "class index"
     """What comes beside an image, for messages."""
 

@@ -83,6 +83,12 @@ class Filed(Protocol):
         """Return their paths, each once; none where samples have no files, or not all are known."""
 
 
+def may_draw(source: Source) -> bool:
+    """Return whether a source may draw samples from the global generators, as code of a user's may;
+    kdcache's own sources say by an attribute `may_draw` that they do not."""
+    return bool(getattr(source, "may_draw", True))
+
+
 def sample_name(spec: str, index: int, key: str) -> str:
     """Return what messages call a sample."""
     return f"sample {index} ({key}) of {spec}"

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from kdcache.config.spec import Spec
 from kdcache.sources.coco import checked_coco, open_coco
+from kdcache.sources.dataset import MapStyle
 from kdcache.sources.digits import checked_digits, open_digits
 from kdcache.sources.hub import open_hub
 from kdcache.sources.imagefolder import checked_imagefolder, open_imagefolder
@@ -64,4 +65,7 @@ def open_source(text: str) -> Source:
     opener = OPENERS.get(spec.name)
     if opener is None:
         return open_own(spec, OPENERS)
-    return opener(spec)
+    source = opener(spec)
+    if isinstance(source, MapStyle):
+        source.may_draw = False  # with plain options no data set of these has code of a user's
+    return source

@@ -36,14 +36,20 @@ _CURRENT: ContextVar[Callable[[], str] | None] = ContextVar("sample", default=No
 _TOLD: set[str] = set()
 
 
-@contextmanager
-def about_sample(name: Callable[[], str]) -> Iterator[None]:
-    """Say which sample the block works on; `name` is called only if there is a warning."""
-    token = _CURRENT.set(name)
-    try:
-        yield
-    finally:
-        _CURRENT.reset(token)
+class about_sample:  # noqa: N801 # a function to its callers
+    """Say which sample the block works on; `name` is called only if there is a warning.
+
+    It is entered twice for each view, and a class takes half as long as a generator.
+    """
+
+    def __init__(self, name: Callable[[], str]) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._token = _CURRENT.set(self._name)
+
+    def __exit__(self, *error: object) -> None:
+        _CURRENT.reset(self._token)
 
 
 @contextmanager

@@ -38,6 +38,8 @@ class TarSource:
     read for it.
     """
 
+    may_draw = False
+
     def __init__(self, shards: Sequence[Shard], spec: Spec, classes: int | None = None) -> None:
         self.spec = str(spec)
         self._shards = list(shards)

@@ -7,19 +7,23 @@ from kdcache.deferred import door
 
 if TYPE_CHECKING:
     from kdcache.views.dataset import Batch, ViewDataset
+    from kdcache.views.generators import preserved_generators, seed_generators
     from kdcache.views.loading import ViewLoader
+    from kdcache.views.many_seeds import ManySeedLoader, RowsUnderSeeds
     from kdcache.views.mixing import Mixing, in_pairs, partners
     from kdcache.views.permutation import keyed_permutation, row_order
     from kdcache.views.recipe import Recipe
     from kdcache.views.recipe_files import load_recipe, recipe_table, shipped_recipes
-    from kdcache.views.view import Trace, crc32, preserved_generators, seed_generators
+    from kdcache.views.view import Trace, crc32
 
 __getattr__ = door(
     "kdcache.views",
     {
         "Batch": "dataset",
+        "ManySeedLoader": "many_seeds",
         "Mixing": "mixing",
         "Recipe": "recipe",
+        "RowsUnderSeeds": "many_seeds",
         "Trace": "view",
         "ViewDataset": "dataset",
         "ViewLoader": "loading",
@@ -28,18 +32,20 @@ __getattr__ = door(
         "keyed_permutation": "permutation",
         "load_recipe": "recipe_files",
         "partners": "mixing",
-        "preserved_generators": "view",
+        "preserved_generators": "generators",
         "recipe_table": "recipe_files",
         "row_order": "permutation",
-        "seed_generators": "view",
+        "seed_generators": "generators",
         "shipped_recipes": "recipe_files",
     },
 )
 
 __all__ = [
     "Batch",
+    "ManySeedLoader",
     "Mixing",
     "Recipe",
+    "RowsUnderSeeds",
     "Trace",
     "ViewDataset",
     "ViewLoader",

@@ -9,7 +9,6 @@ transform runs.
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -166,19 +165,31 @@ def bounded(transform: Any, name: str) -> Any:
             " crop fits, torchvision would draw for ever"
         )
     if isinstance(transform, nn.Module) and name in _GROWING:
-        transform.register_forward_pre_hook(partial(_check_output, name))
+        transform.register_forward_pre_hook(_OutputCheck(name))
     return transform
 
 
-def _check_output(name: str, transform: nn.Module, inputs: tuple[Any, ...]) -> None:
-    height, width = functional.get_size(inputs[0])
-    high, wide = _GROWING[name](transform, height, width)
-    most = max(MOST_PIXELS, height * width)
-    if high * wide > most:
-        raise RecipeError(
-            f"{name} would make up to {high:.0f}x{wide:.0f} pixels of an image of "
-            f"{height}x{width}; at most {most} are taken: give it smaller numbers"
-        )
+class _OutputCheck:
+    """Refuses images of which a transform would make too large ones; most images are of a size that
+    was looked at just before."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._last_size: list[int] = []
+
+    def __call__(self, transform: nn.Module, inputs: tuple[Any, ...]) -> None:
+        size = functional.get_size(inputs[0])
+        if size == self._last_size:
+            return
+        height, width = size
+        high, wide = _GROWING[self._name](transform, height, width)
+        most = max(MOST_PIXELS, height * width)
+        if high * wide > most:
+            raise RecipeError(
+                f"{self._name} would make up to {high:.0f}x{wide:.0f} pixels of an image of "
+                f"{height}x{width}; at most {most} are taken: give it smaller numbers"
+            )
+        self._last_size = size
 
 
 def _resized(transform: Any, height: int, width: int) -> Size:

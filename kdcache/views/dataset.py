@@ -1,6 +1,7 @@
 """A data set of views: batches of (row, seed), rendered from a source's samples under a recipe."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from operator import index
 from typing import Any, NamedTuple
 
@@ -17,28 +18,41 @@ from kdcache.errors import (
     quoted,
 )
 from kdcache.shapes import Labels, Rows, Size, Views, sides
-from kdcache.sources import Sample, Source
+from kdcache.sources import Source
 from kdcache.sources.protocol import sample_name
 from kdcache.sources.sample_warnings import SampleWarning, about_sample, heard_warnings
 from kdcache.targets import NO_TARGET, MixedTarget, ViewTarget, target_kind, task_of
+from kdcache.views.generators import preserved_generators
 from kdcache.views.mixing import blend, mix, partner
 from kdcache.views.recipe import Recipe
-from kdcache.views.view import (
-    Trace,
-    draw,
-    draw_followed,
-    preserved_generators,
-    seed_generators,
-    trace,
-)
+from kdcache.views.samples import BatchSamples
+from kdcache.views.view import Trace, trace
 
 _Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Request = Sequence[tuple[int, int]]
 """(row, seed) of each view of a batch."""
 _Unmixed = tuple[list[Tensor], ViewTarget]
 """The unmixed view of a row at each size, and its target, a mask at the first size."""
-_UnmixedViews = dict[tuple[int, int], _Unmixed]
-"""Those of a batch by (row, seed), so that both of a pair are drawn once."""
+
+
+class _UnmixedViews(dict[tuple[int, int], _Unmixed]):
+    """Those of a batch by (row, seed), each drawn when it is first asked for: both of a pair are
+    drawn once."""
+
+    def __init__(self, draw_view: Callable[[int, int], _Unmixed]) -> None:
+        super().__init__()
+        self._draw_view = draw_view
+
+    def __missing__(self, view: tuple[int, int]) -> _Unmixed:
+        drawn = self._draw_view(*view)
+        self[view] = drawn
+        return drawn
+
+    def taken(self, row: int, seed: int) -> _Unmixed:
+        """Return one that will not be asked for again."""
+        if (row, seed) in self:
+            return self.pop((row, seed))
+        return self._draw_view(row, seed)
 
 
 class Batch(NamedTuple):
@@ -127,14 +141,16 @@ class ViewDataset(Dataset[Batch]):
         """
         # the view itself was rendered, and its warnings told
         with preserved_generators(), heard_warnings():
-            index, (image, target) = self._sample(row, seed)
+            samples = self._samples([(row, seed)])
+            index = samples.index(row)
+            image, target = samples.sample(row, seed)
             follower = self._kind.follower(target, image)
             return trace(image, self.recipes[0], index, seed, follower=follower)
 
     def _render(self, request: Request) -> Batch:
         targets = [NO_TARGET] * len(request)
         absences: list[tuple[int, str]] = []
-        unmixed_views: _UnmixedViews = {}
+        unmixed_views = _UnmixedViews(partial(self._draw, self._samples(request)))
         pixels = self._blank_pixels(request, unmixed_views)
         for position, (row, seed) in enumerate(request):
             try:
@@ -174,7 +190,7 @@ class ViewDataset(Dataset[Batch]):
         if recipe.size is not None:
             return sides(recipe.size)
         row, seed = request[0]
-        views, _ = self._unmixed(row, seed, unmixed_views)
+        views, _ = unmixed_views[row, seed]
         height, width = views[0].shape[1:]
         return height, width
 
@@ -183,13 +199,14 @@ class ViewDataset(Dataset[Batch]):
     ) -> tuple[list[Tensor], MixedTarget]:
         """Return the view at each size, and what its target is."""
         recipe = self.recipes[0]
-        own_views, own_target = self._unmixed(row, seed, unmixed_views)
         if recipe.mixing is None:
-            return own_views, (own_target, -1, 1.0)
+            views, target = unmixed_views.taken(row, seed)
+            return views, (target, -1, 1.0)
+        own_views, own_target = unmixed_views[row, seed]
         other = partner(row, len(self), recipe.mixing, recipe.key, seed)
         assert isinstance(own_target, int), "require_following has refused a recipe that mixes"
         # even if it will not show: a pair is absent together
-        other_views, other_target = self._unmixed(other, seed, unmixed_views)
+        other_views, other_target = unmixed_views[other, seed]
         assert isinstance(other_target, int)
         pair_draw = blend(recipe.mixing, recipe.key, seed, row, other)
         views = []
@@ -200,13 +217,9 @@ class ViewDataset(Dataset[Batch]):
             shares.append(share)
         return views, (own_target, other_target, shares[0])
 
-    def _unmixed(self, row: int, seed: int, unmixed_views: _UnmixedViews) -> _Unmixed:
-        if (row, seed) not in unmixed_views:
-            unmixed_views[row, seed] = self._draw(row, seed)
-        return unmixed_views[row, seed]
-
-    def _draw(self, row: int, seed: int) -> _Unmixed:
-        index, (image, target) = self._sample(row, seed)
+    def _draw(self, samples: BatchSamples, row: int, seed: int) -> _Unmixed:
+        image, target = samples.sample(row, seed)
+        index = samples.index(row)
 
         def name() -> str:
             return sample_name(self.source.spec, index, self.source.key(index))
@@ -214,24 +227,28 @@ class ViewDataset(Dataset[Batch]):
         try:
             with about_sample(name):  # converting an image may warn too
                 follower = self._kind.follower(target, image)
-                if follower is None:
-                    views = [draw(image, recipe, index, seed) for recipe in self.recipes]
-                    return views, self._kind.followed(target, None, image)
                 views = []
                 followers = []
                 for recipe in self.recipes:
-                    view, moved = draw_followed(image, follower, recipe, index, seed)
-                    recipe.require_together(view, self._kind.size_of(moved))
+                    samples.seed(row, seed)
+                    view, moved = recipe.render(image, follower)
+                    if moved is not None:
+                        recipe.require_together(view, self._kind.size_of(moved))
                     views.append(view)
                     followers.append(moved)
                 return views, self._kind.followed(target, followers[0], image)
         except RecipeError as error:
             raise RecipeError(f"sample {index} ({self.source.key(index)}): {error}") from error
 
-    def _sample(self, row: int, seed: int) -> tuple[int, Sample]:
-        index = int(self.order[row])
-        seed_generators(*self.recipes[0].key, seed, index)  # a data set may draw too
-        return index, self.source.sample(index)
+    def _samples(self, request: Request) -> BatchSamples:
+        """Return what gives the samples of some views, and of their partners."""
+        recipe = self.recipes[0]
+        views = set(request)
+        if recipe.mixing is not None:
+            for row, seed in request:
+                other = partner(row, len(self), recipe.mixing, recipe.key, seed)
+                views.add((other, seed))
+        return BatchSamples(self.source, self.order, recipe, views)
 
 
 def require_following(recipe: Recipe, source: Source) -> None:

@@ -4,7 +4,7 @@ views."""
 import inspect
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -18,6 +18,7 @@ from kdcache.errors import RecipeError, one_line, quoted
 from kdcache.shapes import IGNORED, MOST_SIDE, Size, sides
 from kdcache.targets.mask_resize import Mask
 from kdcache.views.bounds import bounded
+from kdcache.views.generators import ALL_GENERATORS, Generators
 from kdcache.views.letterbox import Letterbox
 from kdcache.views.random_scale import RandomScale
 from kdcache.views.timm_transforms import TIMM_TRANSFORMS
@@ -32,6 +33,8 @@ REFUSALS = (
     ValueError,
 )
 """What transforms raise for a parameter or an image that they cannot use."""
+NEVER_DRAW = frozenset(("CenterCrop", "Grayscale", "Pad", "Resize", "kdcache.Letterbox"))
+"""Names of transforms that draw nothing."""
 _FORBIDDEN = {
     "Normalize": "normalisation belongs to the model (mean=..., std=... in its spec)",
     "ToDtype": "a view is uint8 pixels",
@@ -199,6 +202,29 @@ def _resolved(key: str, value: str, side: int, form: ViewForm) -> int:
             "write for example input or input/0.875"
         )
     return round(resolved)
+
+
+def generators_of(transforms: Sequence[Any]) -> Generators:
+    """Return which of the global generators the tables of some transforms may draw from.
+
+    All of torchvision's v2 and our own draw from torch's alone.
+    """
+    names = {*_names(transforms)}
+    if names <= NEVER_DRAW:
+        return frozenset()
+    if names & TIMM_TRANSFORMS.keys():
+        return ALL_GENERATORS
+    return frozenset(("torch",))
+
+
+def _names(value: Any) -> Iterator[str]:
+    """Yield the names of all transforms in a value of a recipe, those inside of others too."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _names(item)
+    elif isinstance(value, dict):
+        yield value["name"]
+        yield from _names([*value.values()])
 
 
 def names_input(value: Any) -> bool:

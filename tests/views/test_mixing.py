@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import runs
 import torch
+from drawn_views import draw
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -29,7 +30,6 @@ from kdcache.views import (
     row_order,
 )
 from kdcache.views.mixing import UNMIXED, Blend, Box, blend, mix, partner
-from kdcache.views.view import draw
 
 WORD = st.integers(0, 2**32 - 1)
 KEY = st.tuples(WORD, WORD)

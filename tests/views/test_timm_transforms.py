@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from drawn_views import draw
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
 from kdcache.errors import RecipeError
-from kdcache.views import Recipe
+from kdcache.views import Recipe, seed_generators
 from kdcache.views.timm_transforms import RandomErasing
-from kdcache.views.view import draw, seed_generators
 
 POLICIES = (
     *(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from drawn_views import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -204,8 +205,6 @@ def test_seed_and_index_are_two_words(name: str) -> None:
 
 
 def test_other_recipes_draw_otherwise() -> None:
-    from kdcache.views.view import draw
-
     entry = {"name": "RandomResizedCrop", "size": "input"}
     one = Recipe("a", {"size": 24, "transforms": [entry]})
     other = Recipe("a", {"size": 24, "transforms": [{**entry, "scale": [0.08, 0.999]}]})

@@ -7,6 +7,7 @@ its hands, one that joins late helps.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
 from kdcache.cache import Cache
 from kdcache.cache.formats.protocol import Unit
@@ -14,10 +15,12 @@ from kdcache.dump.job import Job
 from kdcache.dump.shares import (
     UnitOrder,
     all_units,
+    grouped,
     helping_order,
     not_committed,
     num_views,
     share,
+    units_together,
 )
 from kdcache.dump.worker import write_units
 from kdcache.runtime.console import log, own_name, progress
@@ -32,28 +35,33 @@ def run_in_process(job: Job, cache: Cache) -> int:
     When the process is told to stop it returns after the commit that is under way.
     """
     me = own_place()
-    units = all_units(job, cache)
-    own_units = share(units, me.rank, me.world_size)
+    num_units = len(all_units(job, cache))
+    together = units_together(job, cache, num_units, me.world_size)
+    units = all_units(job, cache, together)
+    own_groups = share(grouped(units, together), me.rank, me.world_size)
+    own_units = list(chain(*own_groups))
     if who := own_name():
-        log(who, _start_text(job, cache, own_units, len(units)))
-    num_written = _write(job, cache, "dump", own_units)
+        log(who, _start_text(job, cache, own_units, num_units))
+    todo = not_committed(cache, own_units)
+    num_written = _write(job, cache, "dump", grouped(todo, together))
     if stop_requested():
         return num_written
     missing = not_committed(cache, units)
-    num_written += _write(job, cache, "help", helping_order(missing, me.rank, me.world_size))
+    together = units_together(job, cache, len(missing), me.world_size)
+    missing_groups = helping_order(grouped(missing, together), me.rank, me.world_size)
+    num_written += _write(job, cache, "help", missing_groups)
     if who and not stop_requested():
         log(who, f"{counted(num_written, 'unit')} written here; the dump is complete")
     return num_written
 
 
-def _write(job: Job, cache: Cache, title: str, units: Sequence[Unit]) -> int:
-    """Commit those of the units that are missing; return how many it was."""
-    todo = not_committed(cache, units)
-    views = num_views(cache, todo)
+def _write(job: Job, cache: Cache, title: str, groups: Sequence[Sequence[Unit]]) -> int:
+    """Commit groups of units; return how many units it was."""
+    views = num_views(cache, chain(*groups))
     num_written = 0
-    with progress(title, views, "views", is_shown=bool(todo), who=own_name()) as bar:
-        if todo:
-            for _ in write_units(job, cache, UnitOrder(todo), bar):
+    with progress(title, views, "views", is_shown=bool(groups), who=own_name()) as bar:
+        if groups:
+            for _ in write_units(job, cache, UnitOrder(groups), bar):
                 num_written += 1
     return num_written
 

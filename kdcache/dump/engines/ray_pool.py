@@ -15,7 +15,14 @@ from kdcache.cache import Cache, open_cache
 from kdcache.cache.formats.protocol import Unit
 from kdcache.dump.config import DumpConfig, RayConfig
 from kdcache.dump.job import Job, prepare
-from kdcache.dump.shares import UnitOrder, all_units, not_committed, num_views
+from kdcache.dump.shares import (
+    UnitOrder,
+    all_units,
+    grouped,
+    not_committed,
+    num_views,
+    units_together,
+)
 from kdcache.dump.worker import look_at_teacher, write_units
 from kdcache.errors import KdcacheError
 from kdcache.runtime.console import Bar, log, progress, say
@@ -56,7 +63,7 @@ def run_on_ray(job: Job, cache: Cache) -> int:
         KdcacheError: what a worker raised; a unit over which workers die again and again; no
             cluster.
     """
-    units = all_units(job, cache)
+    units = all_units(job, cache, units_together(job, cache, 0, 1))
     todo = not_committed(cache, units)
     if not todo:
         return 0
@@ -140,8 +147,10 @@ class Maker:
 
     def make(self, units: Sequence[Unit]) -> Iterator[Unit]:
         """Commit `units`, and yield each that is."""
+        together = units_together(self.job, self.cache, len(units), 1)
         with progress("dump", 0, "views", is_shown=False) as bar:
-            yield from write_units(self.job, self.cache, UnitOrder(units), bar)
+            order = UnitOrder(grouped(units, together))
+            yield from write_units(self.job, self.cache, order, bar)
 
 
 @dataclass(frozen=True)

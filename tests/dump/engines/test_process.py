@@ -26,8 +26,8 @@ from runs import dump
 
 from kdcache.cache import open_cache
 from kdcache.cache.documents.commit import commit_key
-from kdcache.dump import fitting, worker
-from kdcache.dump.shares import UnitOrder, helping_order, share
+from kdcache.dump import fitting, requests
+from kdcache.dump.shares import UnitOrder, grouped, helping_order, share
 
 ENDLESS = 120.0
 units = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 50)), unique=True)
@@ -54,7 +54,7 @@ def test_every_helper_comes_to_every_unit_and_each_begins_elsewhere(
 
 @given(st.lists(st.integers(), unique=True), st.sets(st.integers(0, 30)))
 def test_whoever_jumps_comes_to_every_unit_once(numbers: list[int], jumps: set[int]) -> None:
-    todo, seen = [(0, number) for number in numbers], []
+    todo, seen = [[(0, number)] for number in numbers], []
     order = UnitOrder(todo)
     for step, unit in enumerate(order):
         seen.append(unit)
@@ -66,10 +66,20 @@ def test_whoever_jumps_comes_to_every_unit_once(numbers: list[int], jumps: set[i
 def test_a_jump_leads_elsewhere() -> None:
     firsts = set()
     for _ in range(40):
-        order = UnitOrder([(0, number) for number in range(10)])
+        order = UnitOrder([[(0, number)] for number in range(10)])
         order.jump()
-        firsts.add(next(iter(order)))
+        firsts.add(next(iter(order))[0])
     assert len(firsts) > 3
+
+
+@given(units, st.integers(1, 5))
+def test_groups_are_of_the_same_rows_and_keep_the_order(
+    units: list[tuple[int, int]], together: int
+) -> None:
+    groups = grouped(units, together)
+    assert [unit for group in groups for unit in group] == units
+    assert all(len({number for _, number in group}) == 1 for group in groups)
+    assert all(len(group) <= together for group in groups)
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +136,9 @@ def test_a_rank_takes_its_share_whatever_is_missing_and_then_helps(
         monkeypatch.setenv(name, value)
     assert dump(tmp_path, **SETTINGS)["units_written"] == len(missing)
     written = sorted(missing, key=lambda unit: (tmp_path / commit_key(*unit)).stat().st_mtime_ns)
-    mine = [unit for unit in UNITS[1::3] if unit in missing]
-    others = [unit for unit in missing if unit not in mine]
+    groups = [[(seed, number) for seed in range(3)] for number in range(30)]
+    mine = [unit for group in groups[1::3] for unit in group if unit in missing]
+    others = [unit for group in groups for unit in group if unit in missing and unit not in mine]
     assert written == mine + others[len(others) // 3 :] + others[: len(others) // 3]
 
 
@@ -173,7 +184,7 @@ def test_a_unit_that_another_commits_meanwhile_is_left(
 ) -> None:
     """Another worker's commit of the second of three units appears when its first batches are
     through."""
-    monkeypatch.setattr(worker, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(requests, "LOOK_SECONDS", 0.0)
     settings = {**SETTINGS, "teacher": slow(tmp_path), "seeds": "0", "unit_rows": 80}
     other, path, log, key = (
         tmp_path / "other",
