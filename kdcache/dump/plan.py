@@ -107,8 +107,9 @@ def _probe(job: Job, cache: Cache, units: Sequence[Unit]) -> _Probe:
     time for."""
     makers: dict[Unit, UnitMaker] = {}
     requests = list(islice(batches_of(job, cache, units), PLAN_BATCHES))
-    num_seeds = len(requests[0].seeds)
-    del requests[-(-PLAN_BATCHES // num_seeds) :]
+    seeds = requests[0].seeds
+    requests = [request for request in requests if request.seeds == seeds]
+    del requests[-(-PLAN_BATCHES // len(seeds)) :]
     times = [time.monotonic()]
     counts = []
     parts = []
@@ -116,12 +117,12 @@ def _probe(job: Job, cache: Cache, units: Sequence[Unit]) -> _Probe:
         maker_of(job, cache, makers, batch).add(batch, logits, records)
         job.labels.add(batch)
         seed = int(batch.seeds[0])
-        if seed == requests[0].seeds[0]:
+        if seed == seeds[0]:
             parts.append(records)  # of one unit
-        if seed != requests[0].seeds[-1]:
+        if seed != seeds[-1]:
             continue  # batches of a request come all at once
         times.append(time.monotonic())
-        counts.append(num_seeds * len(records))
+        counts.append(len(seeds) * len(records))
         if times[-1] - times[0] > PLAN_SECONDS:
             break
     job.labels.tell()
