@@ -113,12 +113,13 @@ class ViewDataset(Dataset[Batch]):
             UnreadableSampleError: an image cannot be decoded, and these are not to be skipped.
             RecipeError: the recipe does not fit an image.
         """
-        self._require_rows(request)
+        views = self._checked_views(request)
         with preserved_generators(), heard_warnings() as warnings:
-            batch = self._render(request)
+            batch = self._render(views)
         return batch._replace(warnings=tuple(warnings))
 
-    def _require_rows(self, request: Request) -> None:
+    def _checked_views(self, request: Request) -> list[tuple[int, int]]:
+        """Return what is asked for as integers of Python, if they are rows and seeds."""
         try:
             views = [(index(row), index(seed)) for row, seed in request]
         except (TypeError, ValueError):
@@ -130,6 +131,7 @@ class ViewDataset(Dataset[Batch]):
                 raise UsageError(f"row is {row}; rows are from 0 to {len(self) - 1}")
             if not 0 <= seed < 1 << 32:
                 raise UsageError(f"seed is {seed}; seeds are from 0 to 2^32 - 1")
+        return views
 
     def trace(self, row: int, seed: int) -> Trace:
         """Return the trace of a view of the first size; the caller's random generators are left as

@@ -32,7 +32,7 @@ from kdcache.runtime.wording import counted
 def run_in_process(job: Job, cache: Cache) -> int:
     """Commit this process's share of the units, then what is still missing; return how many it was.
 
-    When the process is told to stop it returns after the commit that is under way.
+    When the process is told to stop it returns after the commits that are under way.
     """
     me = own_place()
     num_units = len(all_units(job, cache))
