@@ -21,11 +21,13 @@ from kdcache.cache import create_cache
 from kdcache.cache.committing import start_seed
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.job import GivenObjects, prepare
-from kdcache.dump.shares import MOST_SEEDS, UnitOrder
+from kdcache.dump.shares import UnitOrder
 from kdcache.dump.worker import write_units
 from kdcache.runtime.console import progress
 from kdcache.sources import as_source
 from kdcache.views import load_recipe
+
+SEEDS = 4
 
 
 def teacher() -> nn.Module:
@@ -44,6 +46,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         recipe="imagenet-b1",
         codec="topk:k=16",
         batch_size=options.batch,
+        seeds_at_once=SEEDS,
         unit_rows=options.views // 2,
         compute=compute_config(options),
     )
@@ -62,13 +65,13 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             num_written = len([*write_units(job, cache, UnitOrder(groups), bar)])
         assert num_written == sum(map(len, groups))
 
-    first_seeds = itertools.count(0, MOST_SEEDS)
+    first_seeds = itertools.count(0, SEEDS)
 
     def new_seeds() -> list[int]:
         first = next(first_seeds)
-        for seed in range(first, first + MOST_SEEDS):
+        for seed in range(first, first + SEEDS):
             start_seed(cache, seed)
-        return [*range(first, first + MOST_SEEDS)]
+        return [*range(first, first + SEEDS)]
 
     def together(_: int) -> None:
         seeds = new_seeds()
@@ -80,7 +83,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     variants: dict[str, Callable[[int], object]] = {"together": together, "one by one": one_by_one}
     times = interleave(variants, options.repetitions)
-    num_views = MOST_SEEDS * options.views
+    num_views = SEEDS * options.views
     return {
         "rate_over_one_by_one": spreads(times["one by one"] / times["together"]),
         "together_views_per_second": spread(num_views / times["together"][:, 0]),

@@ -6,6 +6,8 @@ from typing import Literal
 from kdcache.errors import UsageError
 from kdcache.runtime.device import ComputeConfig
 
+_MOST_AT_ONCE = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class RayConfig:
@@ -51,6 +53,9 @@ class DumpConfig:
     codec: str | None = None
     """Spec of the codec; by default that of the cache, or of a new one what `default_codec` and
     `fit_default` choose."""
+    seeds_at_once: int = 4
+    """Seeds under which a sample is decoded once: so many units are in the making, and lost by a
+    kill. With 1 a seed is whole before the next one begins."""
     batch_size: int = 256
     unit_rows: int | None = None
     """Rows per unit; by default a power of two near 4 MB."""
@@ -81,5 +86,9 @@ class DumpConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1")
+        if not 1 <= self.seeds_at_once <= _MOST_AT_ONCE:
+            raise UsageError(
+                f"seeds_at_once is {self.seeds_at_once}; it must be from 1 to {_MOST_AT_ONCE}"
+            )
         if not 0 <= self.order_seed < 2**32:
             raise UsageError(f"order_seed is {self.order_seed}; it must be from 0 to 2^32 - 1")

@@ -10,7 +10,7 @@ import numpy as np
 from kdcache.cache import Cache
 from kdcache.cache.formats.protocol import Unit
 from kdcache.dump.job import Job
-from kdcache.dump.shares import MOST_SEEDS, UnitOrder, num_views
+from kdcache.dump.shares import UnitOrder, num_views
 from kdcache.runtime.console import Bar
 from kdcache.shapes import Rows
 from kdcache.views import RowsUnderSeeds, in_pairs, partners
@@ -33,8 +33,9 @@ def batches_of(job: Job, cache: Cache, units: Sequence[Unit]) -> Iterator[RowsUn
     mixing = job.recipe.mixing
     size = job.config.batch_size
     if mixing is None:
-        for start in range(0, len(seeds), MOST_SEEDS):
-            yield from _cut(unit_rows, seeds[start : start + MOST_SEEDS], size)
+        together = job.config.seeds_at_once
+        for start in range(0, len(seeds), together):
+            yield from _cut(unit_rows, seeds[start : start + together], size)
         return
     for seed in seeds:
         partner_rows = partners(len(job.source), mixing, job.recipe.key, seed)

@@ -9,8 +9,6 @@ from kdcache.cache import Cache
 from kdcache.cache.formats.protocol import Unit
 from kdcache.dump.job import Job
 
-MOST_SEEDS = 4
-"""Under which a sample is decoded once: so many units are in the making, and lost by a kill."""
 _LEAST_GROUPS = 8
 """Of units that are made together, for each of several workers, so that all are busy to the end."""
 T = TypeVar("T")
@@ -65,7 +63,7 @@ def units_together(job: Job, cache: Cache, num_units: int, world_size: int) -> i
     """
     if job.recipe.mixing is not None:
         return 1  # rows are mixed with others under each seed
-    together = max(MOST_SEEDS // cache.manifest.seeds_per_unit, 1)
+    together = max(job.config.seeds_at_once // cache.manifest.seeds_per_unit, 1)
     if world_size > 1:
         together = min(together, num_units // (_LEAST_GROUPS * world_size))
     return max(together, 1)

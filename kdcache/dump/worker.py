@@ -11,7 +11,7 @@ from kdcache.cache.formats.protocol import Unit
 from kdcache.codecs import encoded
 from kdcache.dump.job import Job
 from kdcache.dump.requests import batches_of, requests_of
-from kdcache.dump.shares import MOST_SEEDS, UnitOrder
+from kdcache.dump.shares import UnitOrder
 from kdcache.dump.unit import UnitMaker
 from kdcache.errors import CodecError, UnreadableSampleError
 from kdcache.models.first_batch import tell_no_logits
@@ -37,6 +37,7 @@ def write_units(job: Job, cache: Cache, order: UnitOrder, bar: Bar) -> Iterator[
     """
     makers: dict[Unit, UnitMaker] = {}
     pending: deque[Future[Unit | None]] = deque()
+    most_pending = job.config.seeds_at_once  # units of the same rows end at about the same time
     with ThreadPoolExecutor(1, "kdcache-commit") as committer:
         batches = records_of(job, cache, requests_of(job, cache, order, bar))
         for batch, logits, records in until_stopped(batches):
@@ -46,7 +47,7 @@ def write_units(job: Job, cache: Cache, order: UnitOrder, bar: Bar) -> Iterator[
             bar.advance(len(records), f"seed {maker.seed}")
             if maker.is_complete:
                 job.labels.tell()
-                while pending and (pending[0].done() or len(pending) == MOST_SEEDS):
+                while pending and (pending[0].done() or len(pending) == most_pending):
                     yield from _committed(pending.popleft(), order)
                 pending.append(committer.submit(_commit, cache, maker))
                 del makers[maker.seed, maker.unit]

@@ -447,6 +447,8 @@ def test_one_host_trains_while_another_still_dumps(server: int, tmp_path: Path) 
         "16",
         "--set",
         "seeds_per_unit=1",
+        "--set",
+        "seeds_at_once=1",
     ]
     training = [
         "train-student",
