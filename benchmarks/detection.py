@@ -51,7 +51,7 @@ from kdcache.models.vision_model import TeacherLogits, VisionModel
 from kdcache.positions import Layout, Pyramid
 from kdcache.runtime.allocator import keep_freed_memory
 from kdcache.tasks import open_task
-from kdcache.views import Batch, load_recipe
+from kdcache.views import Batch, RowsUnderSeeds, load_recipe
 
 CODECS = ("full:dtype=float16", "full:dtype=uint8", "cosine")
 DIST = "dist:tau=1,beta=1,gamma=1"
@@ -118,7 +118,7 @@ def measure_codecs(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Return bytes, times and memory of each codec, and times and memory of the models."""
     job = prepare(dump_config(folder, options, codec="full:dtype=uint8"))
     cache = create_cache(job.config.cache, job.manifest)
-    batch = next(iter(job.loader(cache, [[(row, 0) for row in range(options.batch)]])))
+    batch = next(iter(job.loader(cache, [RowsUnderSeeds(range(options.batch), [0])])))
     calls: dict[str, Callable[[], object]] = {
         "teacher": partial(teacher_logits, job, batch),
         "step": step_on_labels(job, batch, options),

@@ -29,7 +29,7 @@ from kdcache.dump.shares import UnitOrder
 from kdcache.dump.worker import write_units
 from kdcache.models.vision_model import TeacherLogits
 from kdcache.runtime.console import progress
-from kdcache.views import Batch
+from kdcache.views import Batch, RowsUnderSeeds
 
 CALLS = 15
 
@@ -38,7 +38,7 @@ def parts(job: Job, cache: Cache) -> dict[str, float]:
     """Return microseconds per view of what a dump adds to bare inference; the commit is hidden
     behind the next unit."""
     rows = cache.manifest.unit_range(0)
-    batch = next(iter(job.loader(cache, [[(row, 0) for row in rows]])))
+    batch = next(iter(job.loader(cache, [RowsUnderSeeds(rows, [0])])))
     logits = teacher_logits(job, batch)
     records = encoded(cache.codec, logits.values, logits.boxes)
     for seed in range(1000, 1000 + CALLS):
@@ -77,7 +77,7 @@ def measure(config: DumpConfig, views: int, repetitions: int) -> dict[str, Any]:
 
     def bare(seed: int) -> None:
         requests = [
-            [(row, seed) for row in range(start, min(start + config.batch_size, views))]
+            RowsUnderSeeds(range(start, min(start + config.batch_size, views)), [seed])
             for start in range(0, views, config.batch_size)
         ]
         for batch in job.loader(cache, requests):
