@@ -97,7 +97,7 @@ from kdcache_cli.output import data_line, print_result
     multiple=True,
     help=(
         "A value that a setting is to take, such as loss=ce; given again, more values. A run for"
-        " each combination, in RUN/KEY=VALUE,..., all side by side from one pass over the views."
+        " each combination, in RUN/KEY=VALUE+..., all side by side from one pass over the views."
     ),
     metavar="KEY=VALUE",
 )

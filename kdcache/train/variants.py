@@ -14,7 +14,7 @@ from kdcache.train.run_files import COMMAND
 
 _MOST_RUNS = 64
 _LONGEST_NAME = 100
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.,=+-]+")
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.=-]+")  # a spec that names the folder has commas
 
 
 def varied_configs(
@@ -26,7 +26,7 @@ def varied_configs(
 ) -> list[TrainConfig]:
     """Return a configuration for each combination of values that settings are to take.
 
-    Each run has a folder in that of the command, which its values name: `loss=kl-tau=4,run_seed=1`.
+    Each run has a folder in that of the command, which its values name: `loss=kl-tau=4+run_seed=1`.
     Runs of other run seeds than the first get its order of samples.
 
     Args:
@@ -60,7 +60,7 @@ def varied_configs(
 
 def folder_name(texts: Sequence[str]) -> str:
     """Return the name of a run's folder, from the `key=value` texts that set it apart."""
-    name = _NOT_IN_NAMES.sub("-", ",".join(texts))
+    name = "+".join(_NOT_IN_NAMES.sub("-", text) for text in texts)
     if len(name) <= _LONGEST_NAME:
         return name
     digest = hashlib.sha256(",".join(texts).encode()).hexdigest()[:8]

@@ -367,7 +367,7 @@ def test_a_command_varies_settings(tmp_path: Path, cache: str) -> None:
     planned = kdcache_json(*words, *vary, "--plan")
     assert planned["runs"] == 4 and planned["epochs_done"] == 0
     found = kdcache_json(*words, *vary)["runs"]
-    names = [f"loss={loss},run_seed={seed}" for loss in ("ce", "kl-tau=4") for seed in (0, 5)]
+    names = [f"loss={loss}+run_seed={seed}" for loss in ("ce", "kl-tau=4") for seed in (0, 5)]
     assert [result["run"] for result in found] == [f"{run}/{name}" for name in names]
     single = train(
         tmp_path / "single",
