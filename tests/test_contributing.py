@@ -14,7 +14,7 @@ from torch import nn
 from kdcache import losses, sources, targets, tasks
 from kdcache.codecs import Codec, codec_from_dict, codec_spec, codec_to_dict, open_codec
 from kdcache.codecs import registry as codecs
-from kdcache.codecs.protocol import CodecDefaults, RowCodec, checked
+from kdcache.codecs.protocol import CodecDefaults, RowCodec
 from kdcache.losses.protocol import Loss, LossOptions
 from kdcache.models import model as models
 from kdcache.models.building import Family
@@ -40,7 +40,6 @@ def shown() -> dict[str, Any]:
         "DenseTargets": DenseTargets,
         "Family": Family,
         "LossOptions": LossOptions,
-        "checked": checked,
         "dataclass": dataclass,
         "field": field,
         "nn": nn,

@@ -134,7 +134,7 @@ def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("free disk", human_bytes(plan["free_bytes"])))
     lines += _time_lines(plan)
     if plan["teacher_accuracy"] is not None:
-        lines.append(("teacher", f"{plan['teacher_accuracy']:.2f} % of the first views right"))
+        lines.append(("teacher", f"{plan['teacher_accuracy']:.2f} % of some views right"))
     return lines
 
 
@@ -176,11 +176,15 @@ def _time_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
     unit_time = f"{human_seconds(plan['seconds_per_unit'])} a unit"
     duration = human_seconds(plan["seconds"])
     processes = counted(plan["world_size"], "process")
-    return [
+    lines = [
         ("speed", f"{pace} and {unit_time}, each process"),
         ("time left", f"{duration} with {processes}"),
         ("cost", _cost_text(plan)),
     ]
+    if plan["sample_seconds"]:
+        sample_time = human_seconds(plan["sample_seconds"])
+        lines.insert(1, ("before that", f"{sample_time} for the codec's sample, in one process"))
+    return lines
 
 
 def _cost_text(plan: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from kdcache.codec_error.pairs import (
     pairs_of_two_views,
     pixels_of_view,
 )
-from kdcache.codec_error.teacher_pairs import require_rows, run_on_views, views_of_rows
+from kdcache.codec_error.teacher_pairs import batches_of_rows, require_rows, run_on_views
 from kdcache.codec_error.whole_views import WHOLE_VIEWS, whole_views
 from kdcache.codecs import codec_spec
 from kdcache.codecs.full import EXACT_DTYPES
@@ -113,13 +113,13 @@ def _pairs_with_student(
     dataset = ViewDataset(
         source, recipe, cache.order, sizes=[model.preprocessing.size], skip_unreadable=True
     )
-    places, (logits,) = run_on_views(
-        [model], dataset, views_of_rows(rows, [seed]), batch_size, compute
-    )
+    requests = batches_of_rows(rows, [seed], batch_size)
+    ran = run_on_views([model], dataset, requests, compute)
+    is_read = np.isin(rows, ran.rows)
     return Pairs(
-        teacher=_decoded_rows(cache, seed, rows)[places],
-        student=logits,
-        groups=rows[places],
+        teacher=_decoded_rows(cache, seed, rows)[is_read],
+        student=ran.logits[0],
+        groups=ran.rows,
         proxy=student,
     )
 

@@ -143,7 +143,8 @@ def _target_step(
     def size(step: float) -> float:
         fit = whole.fit(step)
         fitted = codec.with_fit(fit)
-        return stored_bytes(fitted, fitted.pack(whole.integers(fit)))
+        fields = fitted.fields_of_integers(whole.integers(fit))
+        return stored_bytes(fitted, fitted.records_of(fields))
 
     if codec.error is not None:
         held_out.require_gradient()

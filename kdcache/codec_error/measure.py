@@ -270,7 +270,7 @@ def _differences(
             teacher = measured.teacher[part]
             exact = {tau: _term_gradients(student, teacher, tau) for tau in taus}
             for spec, (codec, records) in encodings.items():
-                rows = codec.decode(records[part])
+                rows = codec.decode(records[part], student.device)
                 for tau in taus:
                     terms = differences[spec][tau, size]
                     for name, gradient in _term_gradients(student, rows, tau).items():

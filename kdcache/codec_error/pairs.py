@@ -99,6 +99,22 @@ class Pairs:
         rank = keyed_permutation(len(names), 0)[members]
         return self.take(np.argsort(rank, kind="stable"))
 
+    def to(self, device: torch.device) -> "Pairs":
+        """Return the pairs on `device`."""
+        head = self.head
+        if head is not None:
+            head = head.to(device)
+        views = self.views
+        if views is not None:
+            views = replace(views, logits=views.logits.to(device))
+        return replace(
+            self,
+            teacher=self.teacher.to(device),
+            student=self.student.to(device),
+            head=head,
+            views=views,
+        )
+
     def take(self, rows: Rows) -> "Pairs":
         """Return the rows asked for, in their order."""
         return replace(

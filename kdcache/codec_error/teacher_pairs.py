@@ -1,7 +1,9 @@
 """Pairs of logits from a teacher, and a student, run on views."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,17 +17,19 @@ from kdcache.codec_error.pairs import (
     pairs_of_two_views,
     pixels_of_view,
 )
-from kdcache.codec_error.whole_views import WHOLE_VIEWS, whole_views
+from kdcache.codec_error.sample_run import Gathered, SampleRun
+from kdcache.codec_error.whole_views import num_whole_views, whole_views
 from kdcache.errors import UsageError
-from kdcache.models.inference import run_models
 from kdcache.models.model import open_model
-from kdcache.models.vision_model import VisionModel, head_weight
-from kdcache.runtime.console import progress, say
+from kdcache.models.vision_model import TeacherLogits, VisionModel, head_weight
+from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.shapes import Logits, Rows
 from kdcache.sources import Source, open_source
+from kdcache.sources.index_cache import Arrays
 from kdcache.targets import target_kind, task_of
-from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader, load_recipe, row_order
+from kdcache.views import Batch, Recipe, ViewDataset, load_recipe, row_order
+from kdcache.views.dataset import Request
 
 _SEEDS = (0, 1)
 _HOST = ComputeConfig(device="cpu")
@@ -79,58 +83,104 @@ def pairs_of_models(
     batch_size: int,
     compute: Compute,
     order_seed: int = 0,
+    map_views: int = MAP_VIEWS,
+    sample: SampleRun | None = None,
 ) -> Pairs:
     """Return the logits of a teacher, and of a proxy student if `models` has two, on about
     `views` views under two seeds.
 
-    Of maps it is so many pixels of fewer views, and the proxy is the teacher on the next pixel.
+    Of maps it is so many pixels of `map_views` views, and the proxy is the teacher on the next
+    pixel.
+
+    Args:
+        models: the teacher, and a proxy student.
+        source: of the views.
+        recipe: of the views.
+        views: about how many.
+        batch_size: views of one forward pass.
+        compute: where and how the models run.
+        order_seed: key of the order of which the first rows are taken.
+        map_views: views whose pixels are taken.
+        sample: what may be known of the sample, or limit it; by default nothing.
     """
     order = row_order(len(source), order_seed)
+    sample = sample or SampleRun()
     if models[0].sites:
         size = models[0].preprocessing.size
         dataset = ViewDataset(source, recipe, order, sizes=[size], skip_unreadable=True)
-        return _pairs_of_maps(models[0], dataset, views, batch_size, compute)
+        requests = batches_of_rows(np.arange(min(len(source), map_views)), [0], batch_size)
+
+        def parts_of(gathered: Gathered) -> list[Arrays]:
+            return sample.parts(models, dataset, requests, gathered, compute)
+
+        pixels_per_view = -(-views // sum(map(len, requests)))
+        return _pairs_of_maps(models[0], source, pixels_per_view, parts_of)
     sizes = [model.preprocessing.size for model in models]
     recipe.require_one_draw(*sizes)
     dataset = ViewDataset(source, recipe, order, sizes=sizes, skip_unreadable=True)
     rows = np.arange(min(len(source), max(views // len(_SEEDS), 1)))
-    places, logits = run_on_views(models, dataset, views_of_rows(rows, _SEEDS), batch_size, compute)
-    groups = np.tile(rows, len(_SEEDS))[places]
+    requests = batches_of_rows(rows, _SEEDS, batch_size)
+    ran = run_on_views(models, dataset, requests, compute, sample)
+    first, second = ran.by_seed(_SEEDS)
     head = head_weight(models[0], source.classes)
+    pairs = pairs_of_two_views(first.logits[0], second.logits[0], first.rows)
     if len(models) > 1:
-        return Pairs(
-            teacher=logits[0], student=logits[1], groups=groups, proxy=models[1].spec, head=head
-        )
-    first, second = logits[0].chunk(2)
-    return replace(pairs_of_two_views(first, second, groups[: len(first)]), head=head)
+        student = torch.cat([first.logits[1], second.logits[1]])
+        pairs = replace(pairs, student=student, proxy=models[1].spec)
+    return replace(pairs, head=head)
 
 
 def _pairs_of_maps(
-    model: VisionModel, dataset: ViewDataset, num_pixels: int, batch_size: int, compute: Compute
+    model: VisionModel,
+    source: Source,
+    pixels_per_view: int,
+    parts_of: Callable[[Gathered], list[Arrays]],
 ) -> Pairs:
     """Return pixels of a teacher's maps, as many of each view, from places that are drawn at
     random, and their neighbours."""
-    num_views = min(len(dataset), MAP_VIEWS)
-    pixels_per_view = -(-num_pixels // num_views)
-    views = [(row, 0) for row in range(num_views)]
-    loader = _loader(dataset, views, batch_size, compute)
-    parts: list[PixelRows] = []
+
+    def gathered(batch: Batch, logits: list[TeacherLogits]) -> Arrays:
+        return _pixels_of_batch(model, batch, logits[0], pixels_per_view)
+
+    pixels: list[PixelRows] = []
     whole: list[Tensor] = []
-    for batch, (logits,) in run_models([model], loader, compute):
-        for position in _readable_positions(batch):
-            row = int(batch.rows[position])
-            positions = logits.rows_of(int(position))
-            if len(positions):
-                parts.append(pixels_of_view(positions, row, pixels_per_view))
-            if len(whole) < WHOLE_VIEWS and not model.layout.has_boxes:
-                whole.append(positions.cpu())
-    if not parts:
-        raise UsageError(f"none of {num_views} samples of {dataset.source.spec} can be read")
-    return replace(
-        pairs_of_pixels(parts),
-        activation=model.layout.activation,
-        views=whole_views(whole, model.layout),
-    )
+    for part in parts_of(gathered):
+        teacher = torch.from_numpy(part["teacher"])
+        student = torch.from_numpy(part["student"])
+        pixels.append((teacher, student, part["rows"]))
+        whole += torch.from_numpy(part["whole"])
+    pairs = pairs_of_pixels(pixels)
+    if not len(pairs.teacher):
+        raise UsageError(f"no sample of {source.spec} can be read of those to measure on")
+    views = None
+    if whole:
+        views = whole_views(whole, model.layout)
+    return replace(pairs, activation=model.layout.activation, views=views)
+
+
+def _pixels_of_batch(
+    model: VisionModel, batch: Batch, logits: TeacherLogits, pixels_per_view: int
+) -> Arrays:
+    """Return pixels of the views of a batch that could be read, their neighbours and rows; and the
+    first views of the sample whole."""
+    width = logits.values.shape[-1]
+    none = torch.zeros(0, width)
+    parts: list[PixelRows] = [(none, none, np.zeros(0, np.int64))]
+    whole = []
+    for place in batch.present_places.tolist():
+        row = int(batch.rows[place])
+        positions = logits.rows_of(place)
+        if len(positions):
+            parts.append(pixels_of_view(positions, row, pixels_per_view))
+        if row < num_whole_views(model.layout, width):
+            whole.append(positions.float().reshape(-1, width))
+    teacher, student, rows = zip(*parts, strict=True)
+    return {
+        "teacher": torch.cat(teacher).numpy(),
+        "student": torch.cat(student).numpy(),
+        "rows": np.concatenate(rows),
+        "whole": torch.stack(whole).numpy() if whole else np.zeros((0, 1, width), np.float32),
+    }
 
 
 def require_rows(task: str) -> None:
@@ -142,52 +192,57 @@ def require_rows(task: str) -> None:
         )
 
 
+class RanViews(NamedTuple):
+    """Views that could be read, and what models gave of them."""
+
+    rows: Rows
+    seeds: Rows
+    logits: list[Logits]
+    """Of each model."""
+
+    def by_seed(self, seeds: Sequence[int]) -> "list[RanViews]":
+        """Return the views of each seed, of the rows that have one under every seed."""
+        rows = reduce(np.intersect1d, [self.rows[self.seeds == seed] for seed in seeds])
+        parts = []
+        for seed in seeds:
+            places = np.flatnonzero((self.seeds == seed) & np.isin(self.rows, rows))
+            logits = [of_model[places] for of_model in self.logits]
+            parts.append(RanViews(self.rows[places], self.seeds[places], logits))
+        return parts
+
+
 def run_on_views(
     models: Sequence[VisionModel],
     dataset: ViewDataset,
-    views: Sequence[tuple[int, int]],
-    batch_size: int,
+    requests: Sequence[Request],
     compute: Compute,
-) -> tuple[Rows, list[Logits]]:
-    """Return which of the views could be read, and the logits of each model on these."""
-    place_parts: list[Rows] = []
-    outputs: list[list[Logits]] = [[] for _ in models]
-    with progress("views", len(views), "views") as bar:
-        loader = _loader(dataset, views, batch_size, compute)
-        for number, (batch, logits) in enumerate(run_models(models, loader, compute)):
-            positions = _readable_positions(batch)
-            place_parts.append(number * batch_size + positions)
-            for output, part in zip(outputs, logits, strict=True):
-                output.append(part.values[positions].float())
-            bar.advance(len(batch.rows))
-    places = np.concatenate(place_parts)
-    num_absent = len(views) - len(places)
-    if num_absent:
-        say(f"note: {num_absent} of {len(views)} views are left out: their samples cannot be read")
-    return places, [torch.cat(output) for output in outputs]
+    sample: SampleRun | None = None,
+) -> RanViews:
+    """Return what models give of the views that can be read, batch by batch."""
+    sample = sample or SampleRun()
+
+    def gathered(batch: Batch, logits: list[TeacherLogits]) -> Arrays:
+        places = batch.present_places
+        arrays = {"rows": batch.rows.numpy()[places], "seeds": batch.seeds.numpy()[places]}
+        for name, of_model in zip(("teacher", "student"), logits, strict=False):
+            arrays[name] = of_model.values[places].float().numpy()
+        return arrays
+
+    parts = sample.parts(models, dataset, requests, gathered, compute, step=len(_SEEDS))
+    num_views = sum(map(len, requests[: len(parts)]))
+    rows = np.concatenate([part["rows"] for part in parts])
+    if num_absent := num_views - len(rows):
+        say(f"note: {num_absent} of {num_views} views are left out: their samples cannot be read")
+    logits = []
+    for name in ("teacher", "student")[: len(models)]:
+        logits.append(torch.from_numpy(np.concatenate([part[name] for part in parts])))
+    return RanViews(rows, np.concatenate([part["seeds"] for part in parts]), logits)
 
 
-def _loader(
-    dataset: ViewDataset, views: Sequence[tuple[int, int]], batch_size: int, compute: Compute
-) -> ViewLoader:
-    """Return a loader of views, so many at a time."""
-    requests = [views[start : start + batch_size] for start in range(0, len(views), batch_size)]
-    return ViewLoader(
-        dataset, requests, workers=compute.config.workers, pin_memory=compute.pin_memory
-    )
-
-
-def _readable_positions(batch: Batch) -> Rows:
-    """Return the positions in a batch whose images could be read."""
-    is_readable = np.ones(len(batch.rows), bool)
-    for position, _ in batch.absent:
-        is_readable[position] = False
-    return np.flatnonzero(is_readable)
-
-
-def views_of_rows(rows: Rows, seeds: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the views, (row, seed), of the rows under each seed."""
-    views: list[tuple[int, int]] = []
-    for seed in seeds:
-        views += [(int(row), seed) for row in rows]
-    return views
+def batches_of_rows(rows: Rows, seeds: Sequence[int], batch_size: int) -> list[Request]:
+    """Return batches of the rows under each seed, those of the same rows one after the other."""
+    requests: list[Request] = []
+    for start in range(0, len(rows), batch_size):
+        for seed in seeds:
+            requests.append([(int(row), seed) for row in rows[start : start + batch_size]])
+    return requests

@@ -39,8 +39,8 @@ class WholeViews:
 
 
 def whole_views(views: Sequence[Tensor], layout: Layout) -> WholeViews | None:
-    """Return the first views, as many as memory should hold; None of proposals, whose number is a
-    view's own.
+    """Return the first views, as many as memory should hold, see `num_whole_views`; None of
+    proposals.
 
     Args:
         views: the logits of each, `[*sites, classes]`.
@@ -49,10 +49,18 @@ def whole_views(views: Sequence[Tensor], layout: Layout) -> WholeViews | None:
     if layout.has_boxes:
         return None
     flat = []
-    for logits in views[:WHOLE_VIEWS]:
+    for logits in views:
         flat.append(logits.reshape(layout.num_positions, logits.shape[-1]).float())
-    count = max(_MOST_VALUES // flat[0].numel(), 1)
+    count = num_whole_views(layout, flat[0].shape[-1])
     return WholeViews(torch.stack(flat[:count]), layout)
+
+
+def num_whole_views(layout: Layout, classes: int) -> int:
+    """Return how many views are kept whole: none of proposals, whose number is a view's own."""
+    if layout.has_boxes:
+        return 0
+    most = _MOST_VALUES // (layout.num_positions * classes)
+    return min(max(most, 1), WHOLE_VIEWS)
 
 
 def whole_errors(
@@ -69,7 +77,8 @@ def whole_errors(
     """
     codec = with_layout(rows, views.layout)
     logits = views.logits.reshape(len(views.logits), *views.layout.sites, codec.classes)
-    decoded = codec.decode(codec.encode(logits)).logits().reshape(views.logits.shape)
+    soft_targets = codec.decode(codec.encode(logits), logits.device)
+    decoded = soft_targets.logits().reshape(views.logits.shape)
     differences = {tau: Difference() for tau in taus}
     students = views.layout.split(views.neighbours)
     exact_parts = views.layout.split(views.logits)

@@ -10,11 +10,12 @@ from kdcache.codecs.positions import (
     PositionCodec,
     boxes_of,
     encoded,
+    packed,
     require_fitting,
     row_codec,
     with_layout,
 )
-from kdcache.codecs.protocol import Codec, RowCodec
+from kdcache.codecs.protocol import Codec, Packed, RowCodec, as_records
 from kdcache.codecs.registry import (
     check_codec,
     codec_from_dict,
@@ -34,10 +35,12 @@ __all__ = [
     "Full",
     "GridCodec",
     "LowRank",
+    "Packed",
     "PositionCodec",
     "RowCodec",
     "Tail",
     "TopK",
+    "as_records",
     "boxes_of",
     "check_codec",
     "check_records",
@@ -47,6 +50,7 @@ __all__ = [
     "default_codec",
     "encoded",
     "open_codec",
+    "packed",
     "require_fitting",
     "row_codec",
     "set_tail",

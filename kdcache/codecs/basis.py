@@ -1,5 +1,6 @@
 """What a codec is whose fit is a basis and a step: fitting it takes a sample and a search."""
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 from kdcache.codecs.protocol import RowCodec
@@ -38,5 +39,8 @@ class BasisCodec(RowCodec, Protocol):
     def with_step(self, step: float) -> "BasisCodec":
         """Return this codec at another step."""
 
-    def pack(self, integers: Tensor) -> Records:
-        """Return the records of rows of integers `[rows, axes]`."""
+    def fields_of_integers(self, integers: Tensor) -> dict[str, Tensor]:
+        """Return the fields of the records of rows of integers `[rows, axes]`."""
+
+    def records_of(self, fields: Mapping[str, Tensor]) -> Records:
+        """Return the records that have these fields."""

@@ -17,7 +17,7 @@ from kdcache.config.spec import not_an_option
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError, UsageError
 from kdcache.positions import Layout
-from kdcache.shapes import Logits, PerRow, Records
+from kdcache.shapes import Logits, PerRow
 from kdcache.soft_targets import DenseTargets
 
 _VIEWS = 16_384
@@ -93,18 +93,11 @@ class Cosine(CodecDefaults):
         """
         return self.with_fit(CosineFit.from_arrays(arrays, self.classes))
 
-    def encode(self, logits: Logits) -> Records:
-        """Return records of the rows' integers.
-
-        Raises:
-            CodecError: logits of another class count, or not finite.
-        """
-        logits = checked(logits, self.classes)
-        records = np.empty(len(logits), self.record_dtype)
+    def fields_of(self, logits: Logits) -> dict[str, Tensor]:
+        """Return the field of the rows' integers."""
         fit = self.fit_on(logits.device)
         integers = ((logits - fit.mean) @ fit.basis.T / fit.step).round()
-        records["axes"] = integers.clamp(-LIMIT, LIMIT).to(torch.int32).cpu().numpy()
-        return records
+        return {"axes": integers.clamp(-LIMIT, LIMIT).to(torch.int32)}
 
     def from_fields(self, fields: Mapping[str, Tensor]) -> DenseTargets:
         """Return the rows whose records have these fields."""

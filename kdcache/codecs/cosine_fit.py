@@ -129,7 +129,7 @@ class PlacedCosineFit:
 
 
 def fitted_to(logits: Logits, steps: float) -> CosineFit:
-    """Return the fit to a sample of rows.
+    """Return the fit to a sample of rows, computed on their device; it comes on the host.
 
     Args:
         logits: `[rows, classes]`, from all segments.
@@ -141,7 +141,7 @@ def fitted_to(logits: Logits, steps: float) -> CosineFit:
     if len(logits) < 2:
         raise CodecError(f"cosine: {len(logits)} rows to fit on; at least 2 are needed")
     mean = logits.mean(0)
-    centred = (logits - mean).cpu()
+    centred = logits - mean
     covariance = (centred.T @ centred).double() / len(logits)
     rising, axes = torch.linalg.eigh(covariance)
     step = float(np.float32(_deviation(logits) / steps))
@@ -151,7 +151,7 @@ def fitted_to(logits: Logits, steps: float) -> CosineFit:
         basis=axes.T.flip(0).float().contiguous().cpu().numpy(),
         mean=mean.cpu().numpy(),
         step=step,
-        sizes=sizes.numpy().astype(np.int64),
+        sizes=sizes.cpu().numpy().astype(np.int64),
         falloff=_falloff(),
     )
     # what is encoded with is what will be decoded with

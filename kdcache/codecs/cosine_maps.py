@@ -17,7 +17,7 @@ import numpy as np
 from kdcache.codecs.cosine_digits import KINDS, kind_counts, num_bytes, packed, unpacked
 from kdcache.codecs.cosine_fit import CosineFit, PlacedCosineFit, cosines, expected_sizes
 from kdcache.codecs.positions import LayoutCodec
-from kdcache.codecs.protocol import RowCodec, checked, to_bytes
+from kdcache.codecs.protocol import Packed, RowCodec, as_records, checked, is_small, to_bytes
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError
 from kdcache.positions import Segment
@@ -70,27 +70,46 @@ class CosineMaps(LayoutCodec):
             fields.append((part.segment.name, "u1", (part.num_bytes,)))
         return np.dtype(fields)
 
-    def encode(self, logits: ViewLogits) -> Records:
-        """Return one record per view.
+    def pack(self, logits: ViewLogits) -> Packed:
+        """Return one record per view on the device of the logits, without a wait for it.
 
         Args:
             logits: `[views, positions, classes]`, or of maps of one size `[views, heads, height,
                 width, classes]`.
 
         Raises:
+            CodecError: logits of another shape.
+        """
+        flat = self._flat(logits.detach())
+        fit = self.rows.fit_on(flat.device)
+        num_bytes = self.record_dtype.itemsize
+        raw = torch.empty(len(flat), num_bytes, dtype=torch.uint8, device=flat.device)
+        is_held = torch.empty(len(flat), dtype=torch.bool, device=flat.device)
+        views = max(MOST_LOGITS // max(flat[:1].numel(), 1), 1)
+        sizes = [part.num_bytes for part in self._parts]
+        for start in range(0, len(flat), views):
+            group = slice(start, start + views)
+            is_held[group] = is_small(flat[group].flatten(1))
+            parts = zip(
+                self._parts,
+                self.layout.split(flat[group]),
+                torch.split(raw[group], sizes, dim=1),
+                strict=True,
+            )
+            for part, rows, of_part in parts:
+                of_part.copy_(part.encode(rows, fit))
+        return Packed(raw, is_held)
+
+    def encode(self, logits: ViewLogits) -> Records:
+        """Return one record per view, the bytes of `pack`.
+
+        Raises:
             CodecError: logits of another shape, or not finite.
         """
-        flat = self._flat(logits)
-        fit = self.rows.fit_on(flat.device)
-        records = np.empty(len(flat), self.record_dtype)
-        views = max(MOST_LOGITS // max(flat[:1].numel(), 1), 1)
-        for start in range(0, len(flat), views):
-            group = flat[start : start + views]
-            checked(group.flatten(0, 1), self.classes)
-            for part, rows in zip(self._parts, self.layout.split(group), strict=True):
-                values = part.encode(rows, fit)
-                records[part.segment.name][start : start + views] = values.cpu().numpy()
-        return records
+        made = self.pack(logits)
+        if not bool(made.is_held.all()):
+            checked(self._flat(logits).flatten(0, 1), self.classes)
+        return as_records(made.raw, self.record_dtype)
 
     def decode(self, records: Records, device: "torch.device | str" = "cpu") -> SegmentTargets:
         """Return the soft targets by segment, decoded on `device`."""

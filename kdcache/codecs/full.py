@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from kdcache.codecs.protocol import CodecDefaults, checked, narrowed
+from kdcache.codecs.protocol import CodecDefaults
 from kdcache.deferred import Tensor, torch
-from kdcache.shapes import Logits, PerRow, Records
+from kdcache.shapes import Logits, PerRow
 from kdcache.soft_targets import DenseTargets
 
 _FIELD_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "uint8": "u1", "uint4": "u1"}
@@ -46,27 +46,16 @@ class Full(CodecDefaults):
         """Whether the logits are stored as floats."""
         return self.dtype in EXACT_DTYPES
 
-    def encode(self, logits: Logits) -> Records:
-        """Return records of all classes.
-
-        Raises:
-            CodecError: logits of another class count, not finite, huge, or past the range of the
-                stored type.
-        """
-        logits = checked(logits, self.classes)
-        records = np.empty(len(logits), self.record_dtype)
-        if self.dtype in _STEPS:
-            values, records["offset"], records["scale"] = _quantised(logits, _STEPS[self.dtype])
-            if self.dtype == "uint4":
-                values = _packed(values)
-        elif self.dtype == "bfloat16":
-            values = narrowed(logits, torch.bfloat16, "logits").view(torch.int16)
-        elif self.dtype == "float16":
-            values = narrowed(logits, torch.float16, "logits")
-        else:
-            values = logits
-        records["logits"] = values.cpu().numpy().view(records.dtype["logits"].base)
-        return records
+    def fields_of(self, logits: Logits) -> dict[str, Tensor]:
+        """Return the fields of records of all classes."""
+        if self.dtype == "bfloat16":  # of which no logit below `LARGEST` leaves the range
+            return {"logits": logits.to(torch.bfloat16).view(torch.int16)}
+        if self.dtype not in _STEPS:
+            return {"logits": logits}
+        values, offset, scale = _quantised(logits, _STEPS[self.dtype])
+        if self.dtype == "uint4":
+            values = _packed(values)
+        return {"logits": values, "offset": offset, "scale": scale}
 
     def from_fields(self, fields: Mapping[str, Tensor]) -> DenseTargets:
         """Return the rows whose records have these fields."""
@@ -92,12 +81,12 @@ class Full(CodecDefaults):
         return largest * 2.0**-bits + 2.0**-25
 
 
-def _quantised(logits: Tensor, steps: int) -> tuple[Tensor, Any, Any]:
+def _quantised(logits: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return `[rows, classes]` uint8 from 0 to `steps`, and the offset and scale of each row."""
     offset, scale = _range(logits, steps)
     exact = (logits - offset[:, None]) / scale[:, None]
     values = exact.round().clamp(0, steps).to(torch.uint8)
-    return values, offset.cpu().numpy(), scale.cpu().numpy()
+    return values, offset, scale
 
 
 def _range(logits: Tensor, steps: int) -> tuple[Tensor, Tensor]:

@@ -13,12 +13,11 @@ from kdcache.codecs.transform import Calibration, Fit, PlacedFit, quantised
 from kdcache.config.spec import not_an_option
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError, UsageError
-from kdcache.shapes import Logits, PerRow, Records
+from kdcache.shapes import Logits, PerRow
 from kdcache.soft_targets import DenseTargets
 
 _ROWS = 1024  # encoded at a time
 _PER_BYTE = 5
-_PLACES = (1, 3, 9, 27, 81)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,34 +119,26 @@ class LowRank(CodecDefaults):
         """
         return self.with_fit(Fit.from_arrays(arrays, self.classes))
 
-    def encode(self, logits: Logits) -> Records:
-        """Return records of the rows' integers, found where the logits are.
+    def fields_of(self, logits: Logits) -> dict[str, Tensor]:
+        """Return the fields of the rows' records."""
+        fit = self._on(logits.device)
+        integers = [quantised(part, fit) for part in torch.split(logits, _ROWS)]
+        return self.fields_of_integers(torch.cat(integers))
 
-        Raises:
-            CodecError: logits of another class count, or not finite.
-        """
-        logits = checked(logits, self.classes)
-        records = np.zeros(len(logits), self.record_dtype)
-        for start in range(0, len(logits), _ROWS):
-            part = logits[start : start + _ROWS]
-            integers = quantised(part, self._on(part.device))
-            records[start : start + _ROWS] = self.pack(integers)
-        return records
-
-    def pack(self, integers: Tensor) -> Records:
-        """Return the records of rows of integers `[rows, axes]`."""
-        records = np.zeros(len(integers), self.record_dtype)
+    def fields_of_integers(self, integers: Tensor) -> dict[str, Tensor]:
+        """Return the fields of the records of rows of integers `[rows, axes]`."""
+        fields = {}
         start = 0
-        narrow = integers.to(torch.int16).cpu()
+        narrow = integers.to(torch.int16)
         for kind, count in self._fit.kinds.items():
             if not count:
                 continue
             values = narrow[:, start : start + count]
             if kind == "ternary":
                 values = _packed(values)
-            records[kind] = values.numpy()
+            fields[kind] = values
             start += count
-        return records
+        return fields
 
     def from_fields(self, fields: Mapping[str, Tensor]) -> DenseTargets:
         """Return the rows whose records have these fields."""
@@ -213,7 +204,8 @@ def _packed(integers: Tensor) -> Tensor:
     padded = torch.nn.functional.pad(integers, (0, -integers.shape[1] % _PER_BYTE))
     num_bytes = padded.shape[1] // _PER_BYTE
     digits = padded.reshape(len(padded), num_bytes, _PER_BYTE)
-    value: Tensor = (digits * digits.new_tensor(_PLACES)).sum(2)
+    places = 3 ** torch.arange(_PER_BYTE, device=digits.device)
+    value: Tensor = (digits * places).sum(2)
     return value.to(torch.int8).view(torch.uint8)
 
 
@@ -221,8 +213,9 @@ def _packed(integers: Tensor) -> Tensor:
 def _ternary(device: "torch.device") -> Tensor:
     """Return the five values in each byte, `[256, 5]`, on a device; those of bytes that `_packed`
     never gives mean nothing."""
-    of_bytes = torch.arange(256).to(torch.uint8).view(torch.int8).to(torch.int32) + sum(_PLACES)
-    digits = of_bytes[:, None].div(torch.tensor(_PLACES), rounding_mode="floor") % 3
+    places = 3 ** torch.arange(_PER_BYTE)
+    of_bytes = torch.arange(256).to(torch.uint8).view(torch.int8).to(torch.int32) + places.sum()
+    digits = of_bytes[:, None].div(places, rounding_mode="floor") % 3
     return (digits - 1).float().to(device)
 
 

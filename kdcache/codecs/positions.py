@@ -11,15 +11,28 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from kdcache.codecs.protocol import Codec, RowCodec, plane_fields, to_bytes
+from kdcache.codecs.protocol import (
+    Codec,
+    Packed,
+    RowCodec,
+    as_records,
+    plane_fields,
+    to_bytes,
+)
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError, UsageError
 from kdcache.positions import Boxes, Layout, One
-from kdcache.positions.proposals import checked_boxes, is_there
+from kdcache.positions.proposals import (
+    are_believable,
+    is_there,
+    require_believable,
+    require_shape,
+)
 from kdcache.shapes import Logits, PerRow, Records, ViewLogits
 from kdcache.soft_targets import SegmentTargets
 
 _ROWS = 2**17  # encoded at a time
+_COUNT_BYTES = 2
 Own = TypeVar("Own", bound="LayoutCodec")
 
 
@@ -131,28 +144,53 @@ class PositionCodec(LayoutCodec):
             fields += [("boxes", "<f4", (self.layout.num_positions, 4)), ("count", "<u2")]
         return np.dtype(fields)
 
-    def encode(self, logits: ViewLogits, boxes: Boxes | None = None) -> Records:
-        """Return one record per view.
+    def pack(self, logits: ViewLogits, boxes: Boxes | None = None) -> Packed:
+        """Return one record per view on the device of the logits, without a wait for it.
 
         Args:
             logits: `[views, positions, classes]`, or of maps of one size `[views, heads, height,
                 width, classes]`.
-            boxes: of proposals, and only of these; logits past a view's count are not looked at.
+            boxes: of proposals, and only of these, on the same device; logits past a view's count
+                are not looked at.
+
+        Raises:
+            CodecError: logits or boxes of another shape, boxes that are absent, or that this layout
+                does not hold.
+        """
+        flat = self._flat_rows(logits, boxes)
+        parts = [self.rows.pack(part) for part in torch.split(flat, _ROWS)]
+        raw = torch.cat([part.raw for part in parts])
+        is_held = torch.cat([part.is_held for part in parts])
+        is_view_held = is_held.view(len(logits), self.layout.num_positions).all(1)
+        if boxes is not None:
+            is_view_held = is_view_held & are_believable(boxes)
+        return Packed(self._of_rows(raw, boxes), is_view_held)
+
+    def encode(self, logits: ViewLogits, boxes: Boxes | None = None) -> Records:
+        """Return one record per view, the bytes of `pack`.
+
+        Args:
+            logits: as `pack` takes them.
+            boxes: as `pack` takes them.
 
         Raises:
             CodecError: logits or boxes of another shape, not finite, or out of the record's range.
         """
+        packed = self.pack(logits, boxes)
+        if not bool(packed.is_held.all()):
+            if boxes is not None:
+                require_believable(boxes)
+            self.rows.encode(self._flat_rows(logits, boxes))
+        return as_records(packed.raw, self.record_dtype)
+
+    def _flat_rows(self, logits: ViewLogits, boxes: Boxes | None) -> Logits:
+        """Return the rows at all positions of all views; zeros past a view's count."""
         flat = self._flat(logits)
         if boxes is not None:
-            boxes = checked_boxes(boxes, len(logits), self.layout.num_positions)
+            require_shape(boxes, len(logits), self.layout.num_positions)
             is_proposal = is_there(boxes.counts, self.layout.num_positions)
-            flat = torch.where(is_proposal[:, :, None].to(flat.device), flat, 0.0)
-        rows = flat.reshape(-1, self.classes)
-        records = np.empty(len(rows), self.rows.record_dtype)
-        for start in range(0, len(rows), _ROWS):
-            part = rows[start : start + _ROWS]
-            records[start : start + _ROWS] = self.rows.encode(part)
-        return self.of_rows(records, boxes)
+            flat = torch.where(is_proposal[:, :, None], flat, 0.0)
+        return flat.reshape(-1, self.classes)
 
     def of_rows(self, records: Records, boxes: Boxes | None = None) -> Records:
         """Return the records of views from those of all their positions, view by view.
@@ -160,22 +198,27 @@ class PositionCodec(LayoutCodec):
         Raises:
             CodecError: boxes that are absent, or that this layout or a record does not hold.
         """
-        views = len(records) // self.layout.num_positions
-        shape = (views, self.layout.num_positions, self._itemsize)
-        raw = torch.from_numpy(np.ascontiguousarray(records).view(np.uint8).reshape(shape))
-        whole = np.zeros(views, self.record_dtype)
+        if boxes is not None:
+            require_believable(boxes)
+        raw = torch.from_numpy(_bytes_of(np.ascontiguousarray(records)))
+        return as_records(self._of_rows(raw, boxes), self.record_dtype)
+
+    def _of_rows(self, raw: Tensor, boxes: Boxes | None) -> Tensor:
+        """Return the bytes of the records of views, `[views, bytes of one]`, from those of all
+        their positions, `[views * positions, bytes of one]`."""
+        num_positions = self.layout.num_positions
+        views = len(raw) // num_positions
         if boxes is None and self.layout.has_boxes:
             raise CodecError(f"a record of layout {self.layout.kind} needs boxes of its views")
         if boxes is not None and not self.layout.has_boxes:
             raise CodecError(f"a record of layout {self.layout.kind} has no boxes of its views")
+        by_view = raw.view(views, num_positions, self._itemsize)
+        whole = raw.new_empty(views, self.record_dtype.itemsize)
         if boxes is not None:
-            boxes = checked_boxes(boxes, views, self.layout.num_positions)
-            counts = boxes.counts.cpu()
-            raw = raw * is_there(counts, self.layout.num_positions)[:, :, None]
-            whole["boxes"] = boxes.places.cpu().numpy()
-            whole["count"] = counts.numpy()
-        planes = self._planes(torch.from_numpy(_bytes_of(whole)))
-        for plane, part in zip(planes, self.layout.split(raw), strict=True):
+            require_shape(boxes, views, num_positions)
+            by_view = by_view * is_there(boxes.counts, num_positions)[:, :, None]
+            _write_boxes(boxes, whole[:, num_positions * self._itemsize :])
+        for plane, part in zip(self._planes(whole), self.layout.split(by_view), strict=True):
             plane.copy_(part.transpose(1, 2))
         return whole
 
@@ -238,6 +281,15 @@ class PositionCodec(LayoutCodec):
         return planes
 
 
+def _write_boxes(boxes: Boxes, raw: Tensor) -> None:
+    """Write boxes and counts as a record ends with them into `raw`, uint8 `[views, bytes]`."""
+    counts = boxes.counts
+    is_proposal = is_there(counts, boxes.places.shape[1])
+    places = torch.where(is_proposal[:, :, None], boxes.places.float(), 0.0)
+    raw[:, :-_COUNT_BYTES] = places.flatten(1).view(torch.uint8)
+    raw[:, -_COUNT_BYTES:] = counts.to(torch.int16)[:, None].view(torch.uint8)
+
+
 def _bytes_of(records: Records) -> "np.ndarray[Any, np.dtype[np.uint8]]":
     """Return the bytes of contiguous records, `[records, bytes of one]`, in the same memory."""
     return records.view(np.uint8).reshape(len(records), records.dtype.itemsize)
@@ -284,6 +336,17 @@ def encoded(codec: Codec, logits: ViewLogits, boxes: Boxes | None = None) -> Rec
     if isinstance(codec, PositionCodec):
         return codec.encode(logits, boxes)
     return codec.encode(logits)
+
+
+def packed(codec: Codec, logits: ViewLogits, boxes: Boxes | None = None) -> Packed:
+    """Return one record per view on the device of the logits; of proposals with their boxes.
+
+    Raises:
+        CodecError: see `PositionCodec.pack`.
+    """
+    if isinstance(codec, PositionCodec):
+        return codec.pack(logits, boxes)
+    return codec.pack(logits)
 
 
 def row_codec(codec: Codec) -> RowCodec:

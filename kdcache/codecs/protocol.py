@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from math import prod
+from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +17,16 @@ LARGEST = 2.0**40
 million of them."""
 _MEASURED = 4096
 """Views in the sample of a codec that needs no fit; a quarter of them is measured on."""
+
+
+class Packed(NamedTuple):
+    """Records of views as bytes, on the device of the logits."""
+
+    raw: Tensor
+    """uint8 `[views, bytes of a record]`."""
+    is_held: Tensor
+    """Whether a record can hold the logits of a view, bool `[views]`; the bytes of others mean
+    nothing."""
 
 
 @runtime_checkable
@@ -85,8 +96,15 @@ class Codec(Protocol):
             CodecError: arrays that are no fit of this codec.
         """
 
+    def pack(self, logits: ViewLogits) -> Packed:
+        """Return one record per view on the device of the logits, without a wait for it.
+
+        Raises:
+            CodecError: logits of another class count.
+        """
+
     def encode(self, logits: ViewLogits) -> Records:
-        """Return one record per view.
+        """Return one record per view, the same bytes as `pack`.
 
         Raises:
             CodecError: logits of another class count, not finite, or out of the record's range.
@@ -118,6 +136,10 @@ class RowCodec(Codec, Protocol):
     def with_fit_arrays(self, arrays: Mapping[str, np.ndarray]) -> "RowCodec":
         """Return this codec with the fit whose arrays a cache keeps."""
 
+    def fields_of(self, logits: Logits) -> dict[str, Tensor]:
+        """Return the fields of the rows' records on the device of the logits, without a wait for
+        it: integers, or floats that are rounded to what a record has."""
+
     def from_fields(self, fields: Mapping[str, Tensor]) -> SoftTargets:
         """Return the rows whose records have these fields, see `to_fields`, on their device."""
 
@@ -133,6 +155,9 @@ class CodecDefaults(ABC):
     least_chunk_rows: ClassVar[int] = 16
     most_classes: ClassVar[int] = 2**20
     """More than any teacher has."""
+    field_words: ClassVar[Mapping[str, str]] = {}
+    """What messages call fields, but for those that their names describe."""
+    classes: int
 
     @property
     def is_exact(self) -> bool:
@@ -148,6 +173,45 @@ class CodecDefaults(ABC):
     def chunk_bytes(self) -> int | None:
         """None: a chunk has whole records."""
         return None
+
+    @property
+    @abstractmethod
+    def record_dtype(self) -> "np.dtype[Any]":
+        """The dtype of a record."""
+
+    def pack(self, logits: Logits) -> Packed:
+        """Return one record per row on the device of the logits, without a wait for it.
+
+        Raises:
+            CodecError: logits of another class count.
+        """
+        logits = as_rows(logits, self.classes)
+        packed = packed_fields(self.fields_of(logits), self.record_dtype)
+        return Packed(packed.raw, packed.is_held & is_small(logits))
+
+    def encode(self, logits: Logits) -> Records:
+        """Return one record per row.
+
+        Raises:
+            CodecError: logits of another class count, not finite, huge, or past the range of the
+                record's fields.
+        """
+        return self.records_of(self.fields_of(checked(logits, self.classes)))
+
+    def records_of(self, fields: Mapping[str, Tensor]) -> Records:
+        """Return the records that have these fields.
+
+        Raises:
+            CodecError: a number past the range of its field.
+        """
+        packed = packed_fields(fields, self.record_dtype)
+        if not bool(packed.is_held.all()):
+            _refuse_range(fields, self.record_dtype, self.field_words)
+        return as_records(packed.raw, self.record_dtype)
+
+    @abstractmethod
+    def fields_of(self, logits: Logits) -> dict[str, Tensor]:
+        """Return the fields of the rows' records."""
 
     def decode(self, records: Records, device: "torch.device | str" = "cpu") -> SoftTargets:
         """Return the soft targets, decoded on `device`."""
@@ -182,21 +246,35 @@ class CodecDefaults(ABC):
         return None
 
 
-def checked(logits: Logits, classes: int) -> Logits:
+def as_rows(logits: Logits, classes: int) -> Logits:
     """Return `logits` detached in float32.
 
     Raises:
-        CodecError: another class count, or a value that is not finite or not below `LARGEST` (the
-            first such row is named).
+        CodecError: another class count.
     """
     if logits.ndim != 2 or logits.shape[1] != classes:
         raise CodecError(
             f"logits of shape {tuple(logits.shape)}; this codec holds rows of {classes} classes"
         )
-    logits = logits.detach().float()
-    is_small = (logits.abs() < LARGEST).all(dim=1)  # which NaN is not either
-    if not bool(is_small.all()):
-        row = int((~is_small).nonzero()[0])
+    return logits.detach().float()
+
+
+def is_small(logits: Logits) -> Tensor:
+    """Return which rows are finite and below `LARGEST`, bool `[rows]`."""
+    return (logits.abs() < LARGEST).all(dim=1)  # which NaN is not either
+
+
+def checked(logits: Logits, classes: int) -> Logits:
+    """Return `logits` detached in float32, after a wait for their device.
+
+    Raises:
+        CodecError: another class count, or a value that is not finite or not below `LARGEST` (the
+            first such row is named).
+    """
+    logits = as_rows(logits, classes)
+    is_row_small = is_small(logits)
+    if not bool(is_row_small.all()):
+        row = int((~is_row_small).nonzero()[0])
         what = "NaN or infinite logits"
         if bool(logits[row].isfinite().all()):
             what = f"logits of {LARGEST:.3g} and more"
@@ -204,21 +282,47 @@ def checked(logits: Logits, classes: int) -> Logits:
     return logits
 
 
-def narrowed(values: Tensor, dtype: "torch.dtype", what: str) -> Tensor:
-    """Return `values` in `dtype`, float16 or bfloat16.
+def packed_fields(fields: Mapping[str, Tensor], dtype: "np.dtype[Any]") -> Packed:
+    """Return records of `dtype` from their fields, and which have no number past float16's range.
 
-    Raises:
-        CodecError: a value past its range.
+    Args:
+        fields: by name, integers or floats `[records, *shape of the field]`.
+        dtype: of a record.
     """
-    out = values.to(dtype)
-    if not bool(torch.isfinite(out).all()):
-        name = str(dtype).removeprefix("torch.")
-        limit = torch.finfo(dtype).max
-        raise CodecError(
-            f"{what} of {float(values.abs().max()):.6g} do not fit {name} ({limit:,.6g}); use"
-            " full:dtype=float32"
-        )
-    return out
+    parts = []
+    for name, _, field_dtype in _places(dtype):
+        values = fields[name]
+        shape = (len(values), prod(field_dtype.shape))
+        numbers = values.to(_type_of(field_dtype)).contiguous()
+        # not reshape(): of a single row or column it keeps strides that forbid a view as bytes
+        parts.append(numbers.as_strided(shape, (shape[1], 1)))
+    is_held = torch.ones(len(parts[0]), dtype=torch.bool, device=parts[0].device)
+    for numbers in parts:
+        if numbers.dtype == torch.float16:
+            is_held = is_held & numbers.isfinite().all(1)
+    return Packed(torch.cat([numbers.view(torch.uint8) for numbers in parts], 1), is_held)
+
+
+def _refuse_range(
+    fields: Mapping[str, Tensor], dtype: "np.dtype[Any]", words: Mapping[str, str]
+) -> NoReturn:
+    """Raise the CodecError of fields of which one is past float16's range."""
+    limit = torch.finfo(torch.float16).max
+    for name, _, field_dtype in _places(dtype):
+        values = fields[name]
+        if field_dtype.base == np.float16 and not bool(values.half().isfinite().all()):
+            largest = float(values.abs().max())
+            raise CodecError(
+                f"{words.get(name, name)} of {largest:.6g} do not fit float16 ({limit:,.6g}); use"
+                " full:dtype=float32"
+            )
+    raise AssertionError("each of them fits")
+
+
+def as_records(raw: Tensor, dtype: "np.dtype[Any]") -> Records:
+    """Return the records that have these bytes, uint8 `[records, bytes of one]`, on the host."""
+    records: Records = raw.cpu().contiguous().numpy().view(dtype)[:, 0]
+    return records
 
 
 def to_fields(records: Records, device: "torch.device | str") -> dict[str, Tensor]:

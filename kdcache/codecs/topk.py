@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from kdcache.codecs.protocol import CodecDefaults, checked, narrowed, to_fields
+from kdcache.codecs.protocol import CodecDefaults, to_fields
 from kdcache.codecs.tail import Tail, levelled, student_weights
 from kdcache.config.spec import not_an_option
 from kdcache.deferred import Tensor, torch
@@ -22,6 +22,7 @@ from kdcache.errors import UsageError
 from kdcache.shapes import Logits, PerRow, Probabilities, Records
 
 _FLOAT16_MANTISSA = 10
+_CLASS_BITS = 20  # of a class index
 _LOG_WEIGHTS = {"uniform": 0.0, "none": -math.inf}
 """Of the tail's classes, by policy, where they are those of every row."""
 _MOST_TAU = 1e6
@@ -40,6 +41,11 @@ class TopK(CodecDefaults):
     older_defaults: ClassVar[Mapping[str, Any]] = {"tau": 1.0, "mantissa": _FLOAT16_MANTISSA}
     """What a manifest without these options means: those that were written before there were
     any."""
+    field_words: ClassVar[Mapping[str, str]] = {
+        "tail_lse": "tail log-sum-exp",
+        "tail_mean": "tail mean",
+        "tail_var": "tail variance",
+    }
     classes: int
     k: int
     tau: float = 1.0
@@ -96,13 +102,9 @@ class TopK(CodecDefaults):
         """Logits apart from what follows."""
         return 2 * self.k
 
-    def encode(self, logits: Logits) -> Records:
-        """Return records of the k largest logits; equal logits come in the order of their classes.
-
-        Raises:
-            CodecError: logits of another class count, not finite, or past float16's range.
-        """
-        logits = checked(logits, self.classes)
+    def fields_of(self, logits: Logits) -> dict[str, Tensor]:
+        """Return the fields of records of the k largest logits; equal logits come in the order of
+        their classes."""
         top, classes = _largest(logits, self.k)
         tail = logits.scatter(1, classes, -torch.inf)
         if self.k < self.classes:
@@ -114,7 +116,7 @@ class TopK(CodecDefaults):
         mean = torch.where(is_tail, tail, 0).sum(1) / count
         deviations = torch.where(is_tail, tail - mean[:, None], 0)
         var = (deviations**2).sum(1) / count
-        return self._records(top, classes, lse, mean, var)
+        return self._fields(top, classes, lse, mean, var)
 
     def cut(self, records: Records, source: "TopK") -> Records:
         """Return records of this codec made from those of `source`, which keeps as many logits or
@@ -141,7 +143,8 @@ class TopK(CodecDefaults):
             old_squares = old_count * (var + (old_mean - mean).square())
             dropped_squares = (dropped - mean[:, None]).square().sum(1)
             var = (old_squares + dropped_squares) / count
-        return self._records(top, fields["classes"][:, : self.k], lse, mean, var)
+        classes = fields["classes"][:, : self.k]
+        return self.records_of(self._fields(top, classes, lse, mean, var))
 
     def from_fields(self, fields: Mapping[str, Tensor]) -> "TopKRows":
         """Return the rows whose records have these fields."""
@@ -166,26 +169,25 @@ class TopK(CodecDefaults):
         largest = torch.topk(logits.float(), self.k, dim=1).values.abs().amax(1)
         return largest * 2.0 ** -(self.mantissa + 1) + 2.0**-25
 
-    def _records(
+    def _fields(
         self, top: Tensor, classes: Tensor, lse: Tensor, mean: Tensor, var: Tensor
-    ) -> Records:
-        records = np.empty(len(top), self.record_dtype)
-        records["logits"] = self._rounded(top, "logits")
-        records["classes"] = classes.cpu().numpy()
-        records["tail_lse"] = narrowed(lse, torch.float16, "tail log-sum-exp").cpu().numpy()
-        records["tail_mean"] = self._rounded(mean, "tail mean")
-        records["tail_var"] = self._rounded(var, "tail variance")
-        return records
+    ) -> dict[str, Tensor]:
+        return {
+            "logits": self._rounded(top),
+            "classes": classes,
+            "tail_lse": lse,
+            "tail_mean": self._rounded(mean),
+            "tail_var": self._rounded(var),
+        }
 
-    def _rounded(self, values: Tensor, what: str) -> Any:
-        """Return values as float16 with the codec's number of bits."""
-        half = narrowed(values, torch.float16, what)
-        if self.mantissa < _FLOAT16_MANTISSA:
-            num_bits = self.mantissa + 1
-            digits, exponent = torch.frexp(values)
-            integers = (digits * 2.0**num_bits).round()
-            half = narrowed(torch.ldexp(integers, exponent - num_bits), torch.float16, what)
-        return half.cpu().numpy()
+    def _rounded(self, values: Tensor) -> Tensor:
+        """Return values with the codec's number of bits."""
+        if self.mantissa == _FLOAT16_MANTISSA:
+            return values
+        num_bits = self.mantissa + 1
+        digits, exponent = torch.frexp(values)
+        integers = (digits * 2.0**num_bits).round()
+        return torch.ldexp(integers, exponent - num_bits)
 
 
 def _tail_fields(fields: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -198,19 +200,34 @@ def _tail_fields(fields: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _largest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k largest logits of each row and their classes, equal ones in the order of
-    classes.
+    """Return the k largest logits of each row, in falling order, and their classes, equal ones in
+    the order of classes.
 
-    torch.topk promises no order among equal logits, and a stable sort of every row takes far
-    longer: only the rows where a tie decides which classes are kept are sorted whole.
+    torch.topk promises no order among equal logits. Where no tie decides which classes are kept, it
+    finds them in half of the time, but only a CPU can tell that without a wait.
     """
-    top, classes = torch.topk(logits, k, dim=1)
-    tied = (logits >= top[:, -1:]).sum(1) > k
-    if bool(tied.any()):
-        classes[tied] = torch.sort(logits[tied], dim=1, descending=True, stable=True).indices[:, :k]
-    classes = classes.sort(dim=1).values
-    top, order = torch.sort(logits.gather(1, classes), dim=1, descending=True, stable=True)
-    return top, classes.gather(1, order)
+    if logits.device.type == "cpu":
+        top, classes = torch.topk(logits, k, dim=1)
+        num_candidates = (logits >= top[:, -1:]).sum(1)
+        if not bool((num_candidates > k).any()):
+            classes = classes.sort(dim=1).values
+            values = logits.gather(1, classes)
+            top, order = torch.sort(values, dim=1, descending=True, stable=True)
+            return top, classes.gather(1, order)
+    return _largest_by_key(logits, k)
+
+
+def _largest_by_key(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return what `_largest` does, from integers that no two classes of a row share: the logit's
+    place among all floats, and below it the class."""
+    bits = (logits + 0.0).view(torch.int32)  # the sum makes -0 the 0 that it is equal to
+    # of negative floats the larger has the smaller bits
+    places = bits ^ ((bits >> 31) & 0x7FFF_FFFF)
+    last = logits.shape[1] - 1
+    falling = torch.arange(last, -1, -1, device=logits.device)
+    keys = torch.topk((places.long() << _CLASS_BITS) | falling, k, dim=1).values
+    classes = last - (keys & ((1 << _CLASS_BITS) - 1))
+    return logits.gather(1, classes), classes
 
 
 class TopKRows:

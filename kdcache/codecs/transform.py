@@ -188,7 +188,10 @@ def _rounded(values: Tensor, rounding: Tensor) -> Tensor:
 
 
 class Calibration:
-    """A calibration sample with its principal basis, from which fits at several steps are made."""
+    """A calibration sample with its principal basis, from which fits at several steps are made.
+
+    All is computed on the device of the sample; fits come on the host.
+    """
 
     def __init__(self, logits: Logits, head: Tensor | None = None) -> None:
         """Find the basis.
@@ -287,6 +290,7 @@ def _principal_basis(logits: Logits, head: Tensor | None) -> tuple[Tensor, Tenso
     mean = centred.mean(0)
     sample = (centred - mean) / math.sqrt(len(logits))
     if head is not None:
+        head = head.to(logits.device)
         prior = (head - head.mean(0)).float().T
         share = 1 / (1 + _HEAD_ROWS * len(logits) / logits.shape[1])
         prior = prior * (sample.norm() / prior.norm().clamp_min(1e-12))
@@ -307,11 +311,15 @@ def _principal_axes(sample: Tensor) -> Tensor:
         covariance = (sample.T @ sample).double()
         # the same on every axis of sum zero: it moves none, and parts the constant one from those
         # that the sample lacks
-        sum_zero = torch.eye(classes, dtype=torch.float64) - 1 / classes
+        identity = torch.eye(classes, dtype=torch.float64, device=sample.device)
+        sum_zero = identity - 1 / classes
         covariance += covariance.trace() / classes * sum_zero
         rising: Tensor = torch.linalg.eigh(covariance)[1].T
         return rising.flip(0)[:-1].float().contiguous()
-    with torch.random.fork_rng(devices=[]):
+    devices = []
+    if sample.device.type == "cuda":
+        devices = [sample.device]
+    with torch.random.fork_rng(devices):
         torch.manual_seed(0)
         _, singular, axes = torch.svd_lowrank(sample, q=min(_MOST_AXES, *sample.shape), niter=2)
     return axes.T[singular > singular[0] * 1e-4].contiguous()

@@ -1,12 +1,15 @@
 """The codec of a dump: fitted to, and measured on, a sample of the teacher's own views."""
 
+import json
 import math
 import time
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from kdcache.cache import Cache, Manifest
+from kdcache.cache import Cache, Manifest, library_versions
 from kdcache.cache.documents.manifest import MANIFEST
+from kdcache.cache.documents.parts import SourceEntry, TeacherEntry
 from kdcache.cache.storage.protocol import Storage
 from kdcache.codec_error.calibration import (
     DEFAULT_ERROR,
@@ -16,20 +19,29 @@ from kdcache.codec_error.calibration import (
     sample_views,
 )
 from kdcache.codec_error.gradients import is_far
+from kdcache.codec_error.pairs import MAP_VIEWS, Pairs
+from kdcache.codec_error.sample_run import SampleRun
 from kdcache.codec_error.teacher_pairs import pairs_of_models
+from kdcache.codec_error.whole_views import WHOLE_VIEWS
 from kdcache.codecs import BasisCodec, Codec, RowCodec, codec_spec, open_codec
+from kdcache.config.spec import parse_spec
 from kdcache.dump.config import DumpConfig
-from kdcache.errors import MismatchError
+from kdcache.errors import CodecError, MismatchError
 from kdcache.models.vision_model import VisionModel
+from kdcache.positions import Layout
 from kdcache.runtime.console import LINE_SECONDS, log, own_name, say
-from kdcache.runtime.device import Compute
+from kdcache.runtime.device import Compute, device_type
 from kdcache.runtime.distributed import own_place
 from kdcache.sources import Source
 from kdcache.verify.logits import lossy_origin
 from kdcache.views import Recipe
 
 FIT_SECONDS = 900.0  # that each rank gives those before it to measure the codec
+SAMPLE_SECONDS = 10.0  # in which a plan runs the teacher on the sample
 _EXACT_VIEWS = 512  # that a plan measures an exact codec on, for the last bits of its floats
+_SHARE = 10  # one in so many views of a dump may be run for its sample
+_LEAST_VIEWS = 1024
+"""In any case, or as many as there are classes: with the last layer's weights that is enough."""
 
 
 def await_first_worker(folder: Storage) -> None:
@@ -80,26 +92,119 @@ def _require_direct(cache: Cache) -> None:
         )
 
 
-def fitted_codec(
-    config: DumpConfig, codec: RowCodec, source: Source, recipe: Recipe, teacher: VisionModel
-) -> Fitted:
-    """Return the codec fitted to, and measured on, a sample of the teacher's own views."""
-    num_views = _EXACT_VIEWS
-    if not codec.is_exact:
-        num_views = sample_views(codec)
-    what = "positions of the teacher's logits"
-    if teacher.stride is not None:
-        what = "pixels of the teacher's maps"
-    if not teacher.sites:
-        # of maps it is pixels, of which there are enough
-        num_views = min(num_views, 2 * len(source))
-        what = "views of the teacher"
-    say(f"measuring codec {codec_spec(codec)} on {num_views} {what}")
-    settings: dict[str, Any] = {"batch_size": config.batch_size, "order_seed": config.order_seed}
-    pairs = pairs_of_models(
-        [teacher], source, recipe, views=num_views, compute=Compute(config.compute), **settings
-    )
-    if config.codec is not None or not isinstance(codec, BasisCodec):
+class SampleSize(NamedTuple):
+    """How much of a teacher's output a codec is fitted to and measured on."""
+
+    rows: int
+    """Views, each a row of logits; of maps the positions."""
+    map_views: int
+    """Views that the positions are taken from."""
+
+
+def sample_size(codec: RowCodec, layout: Layout, num_samples: int, num_seeds: int) -> SampleSize:
+    """Return the size of the sample: of a small dump no more than a tenth of its views, if these
+    are enough for a basis.
+
+    Args:
+        codec: that is fitted and measured; a number of views that its spec gives is taken.
+        layout: of the teacher's logits.
+        num_samples: of the source.
+        num_seeds: of the dump.
+    """
+    share = num_samples * num_seeds // _SHARE
+    map_views = min(MAP_VIEWS, max(share, WHOLE_VIEWS))
+    if codec.is_exact:
+        num_rows = _EXACT_VIEWS
+    else:
+        num_rows = sample_views(codec)
+    if layout.sites:  # there are enough positions
+        return SampleSize(num_rows, map_views)
+    if "views" not in parse_spec(codec_spec(codec)).options:
+        num_rows = min(num_rows, max(share, _LEAST_VIEWS, codec.classes))
+    return SampleSize(min(num_rows, 2 * num_samples), map_views)
+
+
+def sample_run(
+    config: DumpConfig,
+    source: SourceEntry,
+    recipe: Recipe,
+    teacher: TeacherEntry,
+    size: SampleSize,
+    *,
+    is_plan: bool,
+) -> SampleRun:
+    """Return what runs the teacher over the sample: a plan for some seconds, and a dump goes on
+    from there."""
+    decisive = {
+        "size": size,
+        "source": [source.fingerprint, source.sizes],
+        "recipe": recipe.fingerprint,
+        "teacher": {**teacher.to_json(), "spec": None},
+        "classes": config.teacher_classes or source.classes,
+        "order_seed": config.order_seed,
+        "batch_size": config.batch_size,
+        "device": device_type(config.compute.device),
+        "versions": library_versions(),
+    }
+    seconds = None
+    if is_plan:
+        seconds = SAMPLE_SECONDS
+    return SampleRun(json.dumps(decisive, sort_keys=True), seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecFitting:
+    """What a codec is fitted to and measured on: a sample of the teacher's own views."""
+
+    config: DumpConfig
+    source: Source
+    recipe: Recipe
+    teacher: VisionModel
+    sample: SampleRun
+    size: SampleSize
+
+    def fitted(self, codec: RowCodec) -> Fitted:
+        """Return the codec with its fit; where none was chosen, one that suits the teacher."""
+        say(f"measuring codec {codec_spec(codec)} on {self.size.rows} {self._kind_of_rows()}")
+        is_chosen = self.config.codec is not None
+        try:
+            result = _fitted_to(codec, self._pairs(), is_chosen=is_chosen)
+        except CodecError:
+            if not self.sample.views_left:
+                raise
+            self.sample.seconds = None  # more views may be enough
+            result = _fitted_to(codec, self._pairs(), is_chosen=is_chosen)
+        if left := self.sample.views_left:
+            say(f"note: measured without {left} of these views, which the dump begins with")
+        return result
+
+    def _kind_of_rows(self) -> str:
+        if self.teacher.stride is not None:
+            return "pixels of the teacher's maps"
+        if self.teacher.sites:
+            return "positions of the teacher's logits"
+        return "views of the teacher"
+
+    def _pairs(self) -> Pairs:
+        """Return the rows of the sample, where the teacher runs."""
+        compute = Compute(self.config.compute)
+        pairs = pairs_of_models(
+            [self.teacher],
+            self.source,
+            self.recipe,
+            views=self.size.rows,
+            map_views=self.size.map_views,
+            batch_size=self.config.batch_size,
+            order_seed=self.config.order_seed,
+            compute=compute,
+            sample=self.sample,
+        )
+        return pairs.to(compute.device)
+
+
+def _fitted_to(codec: RowCodec, pairs: Pairs, *, is_chosen: bool) -> Fitted:
+    """Return the codec fitted to a sample; another one if the usual default does not suit it."""
+    if is_chosen or not isinstance(codec, BasisCodec):
         return fit_codec(codec, pairs)
     fitted = fit_default(codec, pairs)
     if codec_spec(fitted.codec) != codec_spec(codec):

@@ -13,6 +13,7 @@ from kdcache.cache.opening import open_storage, probe_new
 from kdcache.cache.source_list import SourceList
 from kdcache.cache.unit_sizes import require_blocks
 from kdcache.codec_error.calibration import Fitted
+from kdcache.codec_error.sample_run import SampleRun
 from kdcache.codecs import (
     Codec,
     check_codec,
@@ -24,8 +25,15 @@ from kdcache.codecs import (
 )
 from kdcache.config.files import parse_seeds
 from kdcache.dump.config import DumpConfig
-from kdcache.dump.fitting import await_first_worker, codec_of_cache, fitted_codec
-from kdcache.dump.new_manifest import mixing_block, new_manifest, tar_settings
+from kdcache.dump.encoding import BatchEncoder
+from kdcache.dump.fitting import (
+    CodecFitting,
+    await_first_worker,
+    codec_of_cache,
+    sample_run,
+    sample_size,
+)
+from kdcache.dump.new_manifest import mixing_block, new_manifest, tar_settings, teacher_entry
 from kdcache.dump.source import known_source
 from kdcache.dump.unit import UnitMaker
 from kdcache.models.model import open_model
@@ -68,8 +76,9 @@ class Job:
     codec: Codec
     """With its fit, if it needs one."""
     fitted: Fitted | None
-    """How it was fitted and measured, unless the cache was there before, or the codec is exact and
-    this no plan."""
+    """How it was fitted and measured, of a plan whose cache is not there yet."""
+    sample: SampleRun
+    """What the teacher gave of the codec's sample."""
     manifest: Manifest
     labels: SeenLabels
     """Of the first views, which are judged once."""
@@ -98,6 +107,16 @@ class Job:
             pin_memory=self.compute.pin_memory,
         )
 
+    def encoder(self, cache: Cache) -> BatchEncoder:
+        """Return what encodes the batches of the dump."""
+        return BatchEncoder(
+            cache,
+            self.source,
+            self.teacher,
+            self.compute,
+            is_scored=self.config.teacher_classes is None,
+        )
+
     def unit(self, cache: Cache, seed: int, unit: int) -> UnitMaker:
         """Return a unit in the making."""
         place = own_place()
@@ -110,7 +129,6 @@ class Job:
             self.dataset(cache),
             seed=seed,
             unit=unit,
-            is_scored=self.config.teacher_classes is None,
             rank=rank,
         )
 
@@ -179,12 +197,25 @@ def prepare(
     if cache is not None:
         codec = row_codec(codec_of_cache(cache, config.codec, row_width))
     tars = tar_settings(config, seeds, data.source, cache)
+    entry = teacher_entry(config, teacher)
     fitted = None
+    size = sample_size(codec, teacher.layout, len(source), len(seeds))
+    sample = sample_run(config, data.entry, recipe, entry, size, is_plan=is_plan)
     if cache is None and (is_plan or not codec.is_exact):
-        fitted = fitted_codec(config, codec, data.source, recipe, teacher)
+        fitting = CodecFitting(
+            config=config,
+            source=data.source,
+            recipe=recipe,
+            teacher=teacher,
+            sample=sample,
+            size=size,
+        )
+        fitted = fitting.fitted(codec)
         codec = fitted.codec
     whole_codec = with_layout(codec, teacher.layout)
-    manifest = new_manifest(config, data, recipe, teacher, codec=whole_codec, tars=tars)
+    manifest = new_manifest(
+        config, data, recipe, entry, teacher.layout, codec=whole_codec, tars=tars
+    )
     return Job(
         config=config,
         seeds=seeds,
@@ -193,7 +224,8 @@ def prepare(
         teacher=teacher,
         compute=compute,
         codec=whole_codec,
-        fitted=fitted,
+        fitted=fitted if is_plan else None,
+        sample=sample,
         manifest=manifest.with_errors(_codec_errors(fitted, cache)),
         labels=labels,
         objects=objects,

@@ -13,6 +13,7 @@ from kdcache.dump.source import KnownSource
 from kdcache.errors import UsageError
 from kdcache.models.modules import state_sha256
 from kdcache.models.vision_model import VisionModel
+from kdcache.positions import Layout
 from kdcache.sources import Source, mean_image_bytes
 from kdcache.targets import task_of
 from kdcache.views import Recipe
@@ -87,11 +88,27 @@ def _are_whole_groups(seeds: Sequence[int], size: int) -> bool:
     return group_seeds == set(seeds)
 
 
+def teacher_entry(config: DumpConfig, teacher: VisionModel) -> TeacherEntry:
+    """Return what a manifest says of the teacher."""
+    preprocessing = teacher.preprocessing
+    return TeacherEntry(
+        spec=teacher.spec,
+        architecture=teacher.architecture,
+        sha256=state_sha256(teacher.module),
+        size=preprocessing.size,
+        stride=teacher.stride,
+        mean=tuple(preprocessing.mean),
+        std=tuple(preprocessing.std),
+        precision=config.compute.precision,
+    )
+
+
 def new_manifest(
     config: DumpConfig,
     data: KnownSource,
     recipe: Recipe,
-    teacher: VisionModel,
+    teacher: TeacherEntry,
+    layout: Layout,
     *,
     codec: Codec,
     tars: dict[str, Any],
@@ -102,39 +119,30 @@ def new_manifest(
         config: what the dump is told.
         data: its source.
         recipe: of the views.
-        teacher: the teacher.
+        teacher: what it says of the teacher.
+        layout: of the teacher's logits.
         codec: with its fit.
         tars: what `tar_settings` gives.
     """
     source = data.source
-    preprocessing = teacher.preprocessing
     sizes: dict[str, Any] = {
         "unit_rows": config.unit_rows,
         "block": mixing_block(recipe),
     }
     if tars:
-        layout = tar_layout(codec, len(source), **sizes, **tars)
+        store = tar_layout(codec, len(source), **sizes, **tars)
     else:
-        layout = record_layout(codec, len(source), **sizes)
+        store = record_layout(codec, len(source), **sizes)
     return Manifest(
         task=task_of(source),
-        layout=teacher.layout,
+        layout=layout,
         classes=config.teacher_classes or source.classes,
         rows=len(source),
         source=data.entry,
         order_seed=config.order_seed,
         recipe=RecipeEntry.from_json(recipe.to_dict()),
-        teacher=TeacherEntry(
-            spec=teacher.spec,
-            architecture=teacher.architecture,
-            sha256=state_sha256(teacher.module),
-            size=preprocessing.size,
-            stride=teacher.stride,
-            mean=tuple(preprocessing.mean),
-            std=tuple(preprocessing.std),
-            precision=config.compute.precision,
-        ),
-        **layout,
+        teacher=teacher,
+        **store,
         skip_unreadable=config.skip_unreadable,
         made_by=MadeBy(
             versions=library_versions(),

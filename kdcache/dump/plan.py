@@ -46,7 +46,8 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
         `samples` and `classes` of the source, the `recipe` and `size` of the views, `sites` and
         `stride` of maps, `views`, `units`, `files`, `bytes`, `bytes_per_view`, `files_per_seed`,
         `bytes_per_seed`, `views_per_second` of one process, its `seconds_per_unit`, `world_size`,
-        the `seconds` that so many take, the `device_hours` of all,
+        the `seconds` that so many take, the `sample_seconds` before, in which one of them runs the
+        views that the codec is fitted to and this plan had no time for, the `device_hours` of all,
         `device_hours_per_million_views`, `free_bytes`, how many `units_done` are there already, the
         `codec`, the error of DIST's gradient from its records by temperature, as the manifest has
         it where the cache is there already, `gradients` as `codec-error` has them (empty there),
@@ -67,10 +68,13 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
     units = all_units(job, cache, together)
     missing = not_committed(cache, units)
     num_missing = len(missing)
-    probe = _probe(job, cache, grouped(missing or units, together)[0])
+    groups = grouped(missing or units, together)
+    # in the middle, where hardly a view is one of the codec's sample
+    probe = _probe(job, cache, groups[len(groups) // 2])
     gradients = []
     if job.fitted is not None:
         gradients = fitted_gradients(job.fitted)
+        job.sample.save()
     return {
         "samples": len(job.source),
         "classes": job.source.classes,
@@ -82,6 +86,7 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
         **_sizes(job, cache, _bytes_per_view(job, cache, probe.records)),
         "views_per_second": probe.rate,
         **_times(job.manifest, num_missing, probe.rate, num_processes),
+        "sample_seconds": job.sample.views_left / probe.rate,
         "sites": list(job.teacher.sites),
         "stride": job.teacher.stride,
         "codec": codec_spec(job.codec),
@@ -113,16 +118,16 @@ def _probe(job: Job, cache: Cache, units: Sequence[Unit]) -> _Probe:
     times = [time.monotonic()]
     counts = []
     parts = []
-    for batch, logits, records in records_of(job, cache, requests):
-        maker_of(job, cache, makers, batch).add(batch, logits, records)
+    for batch, encoded in records_of(job, cache, requests):
+        maker_of(job, cache, makers, batch).add(batch, encoded)
         job.labels.add(batch)
         seed = int(batch.seeds[0])
         if seed == seeds[0]:
-            parts.append(records)  # of one unit
+            parts.append(encoded.records)  # of one unit
         if seed != seeds[-1]:
             continue  # batches of a request come all at once
         times.append(time.monotonic())
-        counts.append(len(seeds) * len(records))
+        counts.append(len(seeds) * len(encoded.records))
         if times[-1] - times[0] > PLAN_SECONDS:
             break
     job.labels.tell()

@@ -195,6 +195,7 @@ def run_dump(config: DumpConfig, objects: GivenObjects = NO_OBJECTS) -> dict[str
         source=list_arrays,
         any_codec=config.codec is None,
     )
+    job.sample.forget()  # the cache has the fit
     ask_for(cache, job.seeds)
     for seed in job.seeds:
         start_seed(cache, seed)

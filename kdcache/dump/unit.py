@@ -12,13 +12,12 @@ from kdcache.cache.documents.commit import seed_if_grouped
 from kdcache.cache.documents.parts import Absence, Probe
 from kdcache.cache.formats.protocol import StoredSample
 from kdcache.cache.writer_name import writer_name
-from kdcache.codecs import Codec, codec_spec
+from kdcache.codecs import codec_spec
+from kdcache.dump.encoding import EncodedBatch
 from kdcache.errors import SourceError, UnreadableSampleError, shortened
-from kdcache.models.vision_model import TeacherLogits
 from kdcache.runtime.console import say
-from kdcache.shapes import Records, Rows, ViewLogits
+from kdcache.shapes import Records, Rows
 from kdcache.sources import Source, stored_image, stored_target
-from kdcache.tasks import open_task
 from kdcache.verify.views import make_probe, num_probes, num_traced
 from kdcache.views import Batch, ViewDataset
 
@@ -39,7 +38,6 @@ class UnitMaker:
         *,
         seed: int,
         unit: int,
-        is_scored: bool,
         rank: int | None = None,
     ) -> None:
         """Begin unit `unit` of `seed`, and of those that share it.
@@ -49,7 +47,6 @@ class UnitMaker:
             dataset: its views.
             seed: the first of its seeds.
             unit: its number.
-            is_scored: whether the labels are of the teacher's classes.
             rank: of this process among several workers, for the commit.
         """
         self.seed = seed
@@ -58,8 +55,6 @@ class UnitMaker:
         self.seeds = cache.manifest.unit_seeds(seed)
         self._cache = cache
         self._dataset = dataset
-        self._is_scored = is_scored
-        self._task = open_task(cache.manifest.task)
         self._rank = rank
         self.counted = 0
         self._records: Records | None = None
@@ -70,19 +65,19 @@ class UnitMaker:
         self._labels = np.full(len(self.rows), -1, np.int64)
         self._num_probes = num_probes(cache.manifest)
 
-    def add(self, batch: Batch, logits: TeacherLogits, records: Records) -> None:
-        """Take a batch of the unit's rows under one seed, with its logits and records; probe some
-        of its views.
+    def add(self, batch: Batch, encoded: EncodedBatch) -> None:
+        """Take a batch of the unit's rows under one seed, with its records and statistics; probe
+        some of its views.
 
         Raises:
             SourceError: so many samples cannot be read that something else than these must be
                 wrong.
         """
+        records = encoded.records
         if self._records is None:
             self._records = np.zeros((len(self.seeds), len(self.rows)), records.dtype)
         seed = int(batch.seeds[0])
-        absent_places = [place for place, _ in batch.absent]
-        present_places = np.setdiff1d(np.arange(len(batch.rows)), absent_places)
+        present_places = batch.present_places
         unit_rows = batch.rows.numpy()[present_places] - self.rows.start
         self._records[self.seeds.index(seed), unit_rows] = records[present_places]
         if batch.labels.first.ndim == 1:
@@ -90,8 +85,9 @@ class UnitMaker:
         self.counted += len(records)
         self._add_absent(batch, seed)
         self._probe(batch, present_places, seed)
-        if len(present_places):
-            self._add_statistics(batch, logits, present_places)
+        for name, value in encoded.statistics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value * len(present_places)
+        self._num_read += len(present_places)
 
     def _add_absent(self, batch: Batch, seed: int) -> None:
         """Take the samples of a batch that cannot be read."""
@@ -102,20 +98,6 @@ class UnitMaker:
             absence_seed = seed_if_grouped(seed, self.seeds)
             self._absent.append(Absence(row=row, reason=reason, seed=absence_seed))
         self._check_absent()
-
-    def _add_statistics(self, batch: Batch, logits: TeacherLogits, present_places: Rows) -> None:
-        """Take the statistics of a batch over its views that are present."""
-        present_logits = logits.at(present_places)
-        targets = None
-        if self._is_scored:
-            targets = batch.labels.leading[present_places]
-        statistics = {
-            **self._task.statistics(present_logits, targets, self._cache.manifest.layout),
-            **clipped_share(self._cache.codec, present_logits.values),
-        }
-        for name, value in statistics.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value * len(present_places)
-        self._num_read += len(present_places)
 
     @property
     def records(self) -> Records:
@@ -130,7 +112,7 @@ class UnitMaker:
 
     @property
     def statistics(self) -> dict[str, float]:
-        """Means over the rows that could be read, see `Task.statistics` and `clipped_share`."""
+        """Means over the rows that could be read, see `EncodedBatch`."""
         return {name: total / self._num_read for name, total in self._sums.items()}
 
     def commit(self) -> Commit:
@@ -224,15 +206,6 @@ def _stored_sample(source: Source, index: int, label: int, has_image: bool) -> S
     except UnreadableSampleError:
         return StoredSample(key)
     return StoredSample(key, extension, image, target)
-
-
-def clipped_share(codec: Codec, logits: ViewLogits) -> dict[str, float]:
-    """Return `clipped`, the share of rows that lose more to clipping than to rounding, of a codec
-    that clips; none of maps."""
-    is_clipped = codec.clipped(logits)
-    if is_clipped is None:
-        return {}
-    return {"clipped": float(is_clipped.float().mean())}
 
 
 def tell_clipped(cache: Cache, commits: Sequence[Commit]) -> None:

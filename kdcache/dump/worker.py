@@ -4,23 +4,19 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import torch
-
 from kdcache.cache import Cache
 from kdcache.cache.formats.protocol import Unit
-from kdcache.codecs import encoded
+from kdcache.dump.encoding import EncodedBatch
 from kdcache.dump.job import Job
 from kdcache.dump.requests import batches_of, requests_of
 from kdcache.dump.shares import UnitOrder
 from kdcache.dump.unit import UnitMaker
-from kdcache.errors import CodecError, UnreadableSampleError
+from kdcache.errors import UnreadableSampleError
 from kdcache.models.first_batch import tell_no_logits
-from kdcache.models.inference import run_models
-from kdcache.models.vision_model import TeacherLogits
+from kdcache.models.inference import run_models, run_on_device
 from kdcache.runtime.console import Bar
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.runtime.stopping import until_stopped
-from kdcache.shapes import Records
 from kdcache.views import Batch, RowsUnderSeeds, ViewLoader
 
 _NUM_LOOKS = 8
@@ -40,11 +36,11 @@ def write_units(job: Job, cache: Cache, order: UnitOrder, bar: Bar) -> Iterator[
     most_pending = job.config.seeds_at_once  # units of the same rows end at about the same time
     with ThreadPoolExecutor(1, "kdcache-commit") as committer:
         batches = records_of(job, cache, requests_of(job, cache, order, bar))
-        for batch, logits, records in until_stopped(batches):
+        for batch, encoded in until_stopped(batches):
             maker = maker_of(job, cache, makers, batch)
-            maker.add(batch, logits, records)
+            maker.add(batch, encoded)
             job.labels.add(batch)
-            bar.advance(len(records), f"seed {maker.seed}")
+            bar.advance(len(encoded.records), f"seed {maker.seed}")
             if maker.is_complete:
                 job.labels.tell()
                 while pending and (pending[0].done() or len(pending) == most_pending):
@@ -86,18 +82,14 @@ def _committed(pending: "Future[Unit | None]", order: UnitOrder) -> Iterator[Uni
 
 def records_of(
     job: Job, cache: Cache, requests: Iterable[RowsUnderSeeds]
-) -> Iterator[tuple[Batch, TeacherLogits, Records]]:
-    """Yield each batch with its logits, on the host, and records.
+) -> Iterator[tuple[Batch, EncodedBatch]]:
+    """Yield each batch with its records.
 
-    Of the first batch it is said if these seem to be no logits.
+    Of the first batch it is said if the teacher's logits seem to be none.
     """
-    is_first = True
+    encoder = job.encoder(cache)
     batches = _readable(job.loader(cache, requests))
-    for batch, (logits,) in run_models([job.teacher], batches, job.compute):
-        if is_first:
-            tell_no_logits(job.teacher, logits.values)
-        is_first = False
-        yield batch, logits, _encode(job, cache, batch, logits)
+    return run_on_device([job.teacher], batches, job.compute, encoder.begin)
 
 
 def look_at_teacher(job: Job, cache: Cache, unit: Unit) -> None:
@@ -120,22 +112,4 @@ def _readable(batches: Iterable[Batch]) -> Iterator[Batch]:
     except UnreadableSampleError as error:
         raise UnreadableSampleError(
             f"{error}, or dump with --skip-unreadable to record it as absent"
-        ) from error
-
-
-def _encode(job: Job, cache: Cache, batch: Batch, logits: TeacherLogits) -> Records:
-    try:
-        # lowrank's products belong on the teacher's device
-        return encoded(cache.codec, logits.values.to(job.compute.device), logits.boxes)
-    except CodecError as error:
-        is_finite = torch.isfinite(logits.values).flatten(1).all(1)
-        bad_places = (~is_finite).nonzero().flatten().tolist()
-        if not bad_places:
-            raise
-        row = int(batch.rows[bad_places[0]])
-        key = job.source.key(int(cache.order[row]))
-        raise CodecError(
-            f"teacher {job.teacher.spec} gives NaN or infinite logits for sample {key} (row {row},"
-            f" seed {int(batch.seeds[0])}); check its weights, and its precision (float16 overflows"
-            " past 65,504)"
         ) from error

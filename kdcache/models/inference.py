@@ -1,12 +1,13 @@
 """Models over batches of views: how dump, calibration and `codec-error` get logits, and what
 fails."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdcache.errors import ModelError
 from kdcache.models.vision_model import TeacherLogits, VisionModel
@@ -16,9 +17,9 @@ from kdcache.runtime.distributed import is_of_others, world_size
 from kdcache.runtime.user_code import user_code
 from kdcache.views import Batch
 
-_Fetch = Callable[[], TeacherLogits]
 ReadOut = Callable[[VisionModel, Any, Batch], TeacherLogits]
 """Gives the logits in what a model has given of a batch."""
+Result = TypeVar("Result")
 
 
 def run_models(
@@ -29,58 +30,108 @@ def run_models(
 ) -> Iterator[tuple[Batch, list[TeacherLogits]]]:
     """Yield each batch with the logits of each model on the host; model i sees the batch's views i.
 
-    The device works on the next batch while the caller works on one.
-
     Args:
         models: that are run.
         batches: of views.
         compute: where and how they run.
         read_out: gives the logits in a model's output; by default those that a cache holds.
     """
+
+    def fetch(batch: Batch, logits: list[TeacherLogits]) -> Callable[[], list[TeacherLogits]]:
+        return _fetched(logits, compute)
+
+    return run_on_device(models, batches, compute, fetch, read_out)
+
+
+def run_on_device(
+    models: Sequence[VisionModel],
+    batches: Iterable[Batch],
+    compute: Compute,
+    begin: Callable[[Batch, list[TeacherLogits]], Callable[[], Result]],
+    read_out: ReadOut | None = None,
+) -> Iterator[tuple[Batch, Result]]:
+    """Yield each batch with what is made of its logits on the device.
+
+    The device works on the next batches while the caller works on one.
+
+    Args:
+        models: that are run; model i sees the batch's views i.
+        batches: of views.
+        compute: where and how they run.
+        begin: is given a batch and the logits of each model right after its forward pass, and
+            queues what is to be done with them; it returns what waits for that and gives it.
+        read_out: gives the logits in a model's output; by default those that a cache holds.
+    """
     placed_models = [compute.place(model).eval() for model in models]
-    waiting: tuple[Batch, list[_Fetch]] | None = None
-    for batch in batches:
-        fetches = _started(models, placed_models, batch, compute, read_out or _as_cached)
-        if waiting is not None:
-            yield _fetched(*waiting)
-        waiting = (batch, fetches)
-    if waiting is not None:
-        yield _fetched(*waiting)
+    waiting: deque[tuple[Batch, Callable[[], Result]]] = deque()
+    for batch in _without_autograd(batches):
+        logits = _logits(models, placed_models, batch, compute, read_out or _as_cached)
+        waiting.append((batch, begin(batch, logits)))
+        if len(waiting) > compute.batches_ahead:
+            first, finish = waiting.popleft()
+            yield first, finish()
+    while waiting:
+        first, finish = waiting.popleft()
+        yield first, finish()
 
 
-def _started(
+def _without_autograd(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield the batches; those that this process renders are rendered in inference mode, which
+    takes some percent less time for small images."""
+    iterator = iter(batches)
+    while True:
+        with torch.inference_mode():
+            batch = next(iterator, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def _logits(
     models: Sequence[VisionModel],
     placed_models: Sequence[nn.Module],
     batch: Batch,
     compute: Compute,
     read_out: ReadOut,
-) -> list[_Fetch]:
-    """Run each model, and return what fetches its logits to the host."""
+) -> list[TeacherLogits]:
+    """Run each model, and return its logits on the device."""
     logits = []
     with torch.inference_mode(), compute.autocast():
         for model, placed, views in zip(models, placed_models, batch.views, strict=True):
             with model_code(f"model {model.spec} on a batch of {len(views)} views"):
                 output = placed(compute.move(views))
                 logits.append(read_out(model, output, batch))
-        return [_fetch(values, compute) for values in logits]
+    return logits
 
 
 def _as_cached(model: VisionModel, output: Any, batch: Batch) -> TeacherLogits:
     return model.teacher_logits(output, batch.labels)
 
 
-def _fetch(logits: TeacherLogits, compute: Compute) -> _Fetch:
-    """Begin to copy logits to the host; return what waits for them, and gives them."""
-    fetch_values = compute.fetch(logits.values)
-    if logits.boxes is None:
-        return lambda: TeacherLogits(fetch_values())
-    fetch_places = compute.fetch(logits.boxes.places)
-    fetch_counts = compute.fetch(logits.boxes.counts)
-    return lambda: TeacherLogits(fetch_values(), Boxes(fetch_places(), fetch_counts()))
+def _fetched(
+    logits: Sequence[TeacherLogits], compute: Compute
+) -> Callable[[], list[TeacherLogits]]:
+    """Begin to copy the logits of a batch to the host; return what waits for them, and gives
+    them."""
+    tensors: list[Tensor] = []
+    for values, boxes in logits:
+        tensors.append(values)
+        if boxes is not None:
+            tensors += boxes
+    fetch = compute.fetch(tensors)
 
+    def wait() -> list[TeacherLogits]:
+        on_host = iter(fetch())
+        result = []
+        for of_model in logits:
+            values = next(on_host)
+            boxes = None
+            if of_model.boxes is not None:
+                boxes = Boxes(next(on_host), next(on_host))
+            result.append(TeacherLogits(values, boxes))
+        return result
 
-def _fetched(batch: Batch, fetches: Sequence[_Fetch]) -> tuple[Batch, list[TeacherLogits]]:
-    return batch, [fetch() for fetch in fetches]
+    return wait
 
 
 @contextmanager

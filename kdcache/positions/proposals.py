@@ -62,13 +62,8 @@ def is_there(counts: Tensor, count: int) -> Tensor:
     return torch.arange(count, device=counts.device) < counts[:, None]
 
 
-def checked_boxes(boxes: Boxes, views: int, count: int) -> Boxes:
-    """Return the boxes of a batch, zeros past each view's count.
-
-    Raises:
-        CodecError: another number of views or of boxes, a count that there cannot be, or a box that
-            is not finite or too far out.
-    """
+def require_shape(boxes: Boxes, views: int, count: int) -> None:
+    """Raise a CodecError unless the boxes are those of so many views, `count` places each."""
     places_shape = tuple(boxes.places.shape)
     counts_shape = tuple(boxes.counts.shape)
     if places_shape != (views, count, 4) or counts_shape != (views,):
@@ -76,17 +71,35 @@ def checked_boxes(boxes: Boxes, views: int, count: int) -> Boxes:
             f"boxes of shape {places_shape} with counts of shape {counts_shape}; this codec"
             f" holds those of {(views, count, 4)} and {(views,)}"
         )
-    counts = boxes.counts.detach().long()
-    if views:
-        least = int(counts.min())
-        most = int(counts.max())
-        if not 0 <= least <= most <= count:
-            raise CodecError(f"a view has {most} proposals, or {least}; it may have 0 to {count}")
-    places = boxes.places.detach().float()
-    places = torch.where(is_there(counts, count)[:, :, None], places, 0.0)
-    is_near = places.abs() <= MOST_COORDINATE  # which NaN is not either
-    if not bool(is_near.all()):
-        raise CodecError(
-            f"a box is not finite, or further than {MOST_COORDINATE:.0f} pixels from the view"
-        )
-    return Boxes(places, counts)
+
+
+def are_believable(boxes: Boxes) -> Tensor:
+    """Return which views have a count that there can be, and boxes that are finite and near, bool
+    `[views]`; past a view's count they may be anything."""
+    count = boxes.places.shape[1]
+    is_count = (boxes.counts >= 0) & (boxes.counts <= count)
+    return is_count & _is_near(boxes).flatten(1).all(1)
+
+
+def _is_near(boxes: Boxes) -> Tensor:
+    """Return which sides lie near their view, or past its count, bool `[views, count, 4]`."""
+    is_absent = ~is_there(boxes.counts, boxes.places.shape[1])
+    return (boxes.places.abs() <= MOST_COORDINATE) | is_absent[:, :, None]  # NaN is not near
+
+
+def require_believable(boxes: Boxes) -> None:
+    """Check boxes, after a wait for their device.
+
+    Raises:
+        CodecError: a count that there cannot be, or a box that is not finite or too far out.
+    """
+    if bool(are_believable(boxes).all()):
+        return
+    count = boxes.places.shape[1]
+    least = int(boxes.counts.min())
+    most = int(boxes.counts.max())
+    if not 0 <= least <= most <= count:
+        raise CodecError(f"a view has {most} proposals, or {least}; it may have 0 to {count}")
+    raise CodecError(
+        f"a box is not finite, or further than {MOST_COORDINATE:.0f} pixels from the view"
+    )

@@ -4,7 +4,7 @@ import os
 import re
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,11 +12,13 @@ from typing import Any, Literal
 from kdcache.deferred import Module, Tensor, torch
 from kdcache.errors import UsageError
 from kdcache.runtime.allocator import keep_freed_memory
+from kdcache.runtime.host_copy import HostCopy
 from kdcache.runtime.launch import own_place
 
 _DEVICE = re.compile(r"auto|cpu(:0)?|cuda(:[0-9]+)?")
 _MOST_WORKERS = 1024
 _MOST_OWN_WORKERS = 8  # where the user gives no number
+_BATCHES_AHEAD = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,14 @@ class Compute:
         block."""
         return self.device.type == "cuda"
 
+    @property
+    def batches_ahead(self) -> int:
+        """How many batches the device may be given while the host works on an earlier one; none on
+        a CPU, which does the one as well as the other and has the earlier one in its caches."""
+        if self.device.type == "cpu":
+            return 0
+        return _BATCHES_AHEAD
+
     def place(self, model: Module) -> Module:
         """Return the model on the device, in the memory format, compiled if so configured."""
         model = model.to(self.device, memory_format=self._format)  # type: ignore[call-overload]
@@ -118,20 +128,12 @@ class Compute:
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
-    def fetch(self, tensor: Tensor) -> Callable[[], Tensor]:
-        """Begin to copy `tensor` to the host; return what waits for it, but not for work queued
-        later, and gives it."""
-        if self.device.type != "cuda":
-            return lambda: tensor
-        copy = tensor.to("cpu", non_blocking=True)  # into pinned memory
-        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        arrived.record()
-
-        def wait() -> Tensor:
-            arrived.synchronize()
-            return copy
-
-        return wait
+    def fetch(self, tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
+        """Begin to copy tensors to the host; return what waits for them, but not for work queued
+        later, and gives them."""
+        if self.device.type == "cpu":
+            return lambda: list(tensors)
+        return HostCopy(tensors, self.device).wait
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context that models run in."""

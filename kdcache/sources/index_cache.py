@@ -92,6 +92,20 @@ def load_arrays(kind: str, identity: str) -> Arrays | None:
         return dict(arrays)
 
 
+def remove_arrays(kind: str, identity: str) -> None:
+    """Remove the arrays kept under a kind and an identity, if there are any."""
+    with suppress(OSError):
+        _path(kind, identity).unlink()
+
+
+def remove_all_but_newest(kind: str, most: int) -> None:
+    """Remove what is kept of a kind, but for so many of the newest."""
+    with suppress(OSError):
+        files = sorted((home_folder() / kind).glob("*.npz"), key=lambda file: file.stat().st_mtime)
+        for file in files[:-most]:
+            file.unlink()
+
+
 def _path(kind: str, identity: str) -> Path:
     digest = hashlib.sha256(path_bytes(f"{_VERSION} {identity}"))
     name = digest.hexdigest()[:32]

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
@@ -17,6 +17,7 @@ from kdcache.soft_targets import SoftTargets
 from kdcache.targets import ClassLabel
 from kdcache.tasks.class_report import ClassReport
 from kdcache.tasks.classification_picture import draw_classification
+from kdcache.tasks.deviations import row_deviations
 from kdcache.tasks.label_notes import class_text, is_one_class_only, missing_classes
 from kdcache.tasks.losses import refuse_positions
 from kdcache.tasks.picture import Picture, ShownView
@@ -86,7 +87,7 @@ class Classification:
 
     def statistics(
         self, logits: TeacherLogits, targets: Targets | None, layout: Layout
-    ) -> dict[str, float]:
+    ) -> dict[str, Tensor]:
         """Return `logit_statistics`."""
         return logit_statistics(logits.values, targets)
 
@@ -132,8 +133,9 @@ class Score:
         return {"top1": 100 * top1 / rows, "top5": 100 * top5 / rows, "eval_loss": loss / rows}
 
 
-def logit_statistics(logits: Logits, targets: Targets | None) -> dict[str, float]:
-    """Return means over rows that show at a glance whether a teacher sees what it should.
+def logit_statistics(logits: Logits, targets: Targets | None) -> dict[str, Tensor]:
+    """Return means over rows that show at a glance whether a teacher sees what it should, scalars
+    on the device of the logits.
 
     `mean` and `std` of a row's logits, `confidence` (the largest probability) and, if targets are
     of the logits' classes, `accuracy` in percent.
@@ -141,11 +143,11 @@ def logit_statistics(logits: Logits, targets: Targets | None) -> dict[str, float
     logits = logits.float()
     confidence, predicted = torch.softmax(logits, dim=1).max(1)
     means = {
-        "mean": float(logits.mean()),
-        "std": float(logits.std(dim=1, correction=0).mean()),
-        "confidence": float(confidence.mean()),
+        "mean": logits.mean(),
+        "std": row_deviations(logits).mean(),
+        "confidence": confidence.mean(),
     }
     if targets is not None:
         is_right = (predicted == targets).float()
-        means["accuracy"] = 100 * float(is_right.mean())
+        means["accuracy"] = 100 * is_right.mean().double()
     return means

@@ -20,12 +20,14 @@ from kdcache.losses import Loss
 from kdcache.models.detector_output import DetectorOutput
 from kdcache.models.vision_model import TeacherLogits
 from kdcache.positions import Layout
+from kdcache.positions.proposals import is_there
 from kdcache.shapes import Activation, Labels, Rows, Scalar
 from kdcache.soft_targets import AnchorTargets, DenseTargets, SoftTargets
 from kdcache.targets import ClassBoxes
 from kdcache.tasks.box_score import BoxScore
 from kdcache.tasks.class_probabilities import class_probabilities
 from kdcache.tasks.detection_picture import draw_detection
+from kdcache.tasks.deviations import row_deviations
 from kdcache.tasks.label_notes import missing_classes
 from kdcache.tasks.picture import Picture, ShownView
 
@@ -100,30 +102,34 @@ class Detection:
         """Return none: the scores have each class."""
         return []
 
-    def statistics(self, logits: TeacherLogits, targets: Any, layout: Layout) -> dict[str, float]:
+    def statistics(self, logits: TeacherLogits, targets: Any, layout: Layout) -> dict[str, Tensor]:
         """Return means over views: `confidence` is the largest probability of a class at any
-        position, and there is no accuracy."""
-        means = []
-        spreads = []
-        confidences = []
-        for view in range(len(logits.values)):
-            rows = logits.rows_of(view).float()
-            if not len(rows):
-                continue
-            means.append(rows.mean())
-            spreads.append(rows.std(dim=-1, correction=0).mean())
-            confidences.append(class_probabilities(rows, layout).max())
-        if not means:
-            return {"mean": 0.0, "std": 0.0, "confidence": 0.0}
-        return {
-            "mean": float(torch.stack(means).mean()),
-            "std": float(torch.stack(spreads).mean()),
-            "confidence": float(torch.stack(confidences).mean()),
-        }
+        position, and there is no accuracy. Views without a proposal do not count."""
+        sums = logits.values.new_zeros(3, dtype=torch.float32)
+        num_counted = sums.new_zeros(())
+        for view, rows in enumerate(logits.values):  # one by one: maps of all are large
+            is_row = torch.ones(len(rows.flatten(0, -2)), dtype=torch.bool, device=rows.device)
+            if logits.boxes is not None:
+                is_row = is_there(logits.boxes.counts[view : view + 1], len(rows))[0]
+            means = _view_statistics(rows.float().flatten(0, -2), is_row, layout)
+            sums += torch.where(is_row.any(), means, 0.0)
+            num_counted += is_row.any()
+        mean, std, confidence = sums / num_counted.clamp_min(1)
+        return {"mean": mean, "std": std, "confidence": confidence}
 
     def picture(self, view: ShownView) -> Picture:
         """Return `draw_detection`."""
         return draw_detection(view)
+
+
+def _view_statistics(rows: Tensor, is_row: Tensor, layout: Layout) -> Tensor:
+    """Return mean and deviation of a view's rows, and its confidence, float32 `[3]`, over the rows
+    that there are."""
+    num_rows = is_row.sum()
+    means = torch.where(is_row, rows.mean(-1), 0.0).sum() / num_rows
+    spread = torch.where(is_row, row_deviations(rows), 0.0).sum() / num_rows
+    surest = class_probabilities(rows, layout).amax(-1)
+    return torch.stack([means, spread, torch.where(is_row, surest, 0.0).amax()])
 
 
 class DetectionScore:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from kdcache.losses import Loss
 from kdcache.models.vision_model import TeacherLogits
@@ -78,15 +79,16 @@ class Task(Protocol):
 
     def statistics(
         self, logits: TeacherLogits, targets: Targets | Masks | None, layout: Layout
-    ) -> dict[str, float]:
-        """Return means over views that show at a glance whether a teacher sees what it should.
+    ) -> dict[str, Tensor]:
+        """Return means over views that show at a glance whether a teacher sees what it should,
+        scalars on the device of the logits, without a wait for it.
 
         `mean` and `std` of a row's logits, `confidence` (the largest probability) and, if targets
         are of the logits' classes, `accuracy` in percent.
 
         Args:
-            logits: of views, on the host.
-            targets: of the views, if they are of the teacher's classes.
+            logits: of views.
+            targets: of the views, on the same device, if they are of the teacher's classes.
             layout: where the positions of the logits are.
         """
 

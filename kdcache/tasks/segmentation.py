@@ -22,6 +22,7 @@ from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import IGNORED, Labels, Maps, Masks, Rows, Scalar, ViewLogits
 from kdcache.soft_targets import PickedTargets, SoftTargets, segments_of
 from kdcache.targets import ClassMask
+from kdcache.tasks.deviations import row_deviations
 from kdcache.tasks.label_notes import class_text, missing_classes
 from kdcache.tasks.losses import refuse_positions
 from kdcache.tasks.map_sizes import masks_at, upsampled
@@ -116,21 +117,22 @@ class Segmentation:
 
     def statistics(
         self, logits: TeacherLogits, targets: Masks | None, layout: Layout
-    ) -> dict[str, float]:
+    ) -> dict[str, Tensor]:
         """Return means over the pixels of the main map; the mask is looked at in the middle of
         each."""
         maps = logits.values[:, 0].float()
         confidence, predicted = torch.softmax(maps, dim=-1).max(-1)
         means = {
-            "mean": float(maps.mean()),
-            "std": float(maps.std(dim=-1, correction=0).mean()),
-            "confidence": float(confidence.mean()),
+            "mean": maps.mean(),
+            "std": row_deviations(maps).mean(),
+            "confidence": confidence.mean(),
         }
         if targets is not None:
             labels = masks_at(targets, _size_of(maps))
             num_right = (predicted == labels).sum()
             num_pixels = (labels != IGNORED).sum()
-            means["accuracy"] = 100 * float(num_right / num_pixels.clamp_min(1))
+            share_right = num_right / num_pixels.clamp_min(1)
+            means["accuracy"] = 100 * share_right.double()
         return means
 
     def picture(self, view: ShownView) -> Picture:

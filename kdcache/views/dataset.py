@@ -69,6 +69,14 @@ class Batch(NamedTuple):
     warnings: tuple[SampleWarning, ...] = ()
     """That were raised while samples of the batch were worked on."""
 
+    @property
+    def present_places(self) -> Rows:
+        """The positions in the batch whose image could be read."""
+        is_present = np.ones(len(self.rows), bool)
+        for place, _ in self.absent:
+            is_present[place] = False
+        return np.flatnonzero(is_present)
+
 
 class ViewDataset(Dataset[Batch]):
     """Renders batches of views of (row, seed); row r is sample `order[r]`.

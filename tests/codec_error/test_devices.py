@@ -1,0 +1,77 @@
+"""A codec is fitted and measured where the teacher's logits are."""
+
+import numpy as np
+import pytest
+import torch
+from elsewhere import ELSEWHERE, Elsewhere, MixedDevicesError
+from torch import Tensor
+
+from kdcache.codec_error.calibration import fit_codec, fit_default
+from kdcache.codec_error.pairs import Pairs, pairs_of_two_views
+from kdcache.codec_error.whole_views import whole_views
+from kdcache.codecs import BasisCodec, open_codec
+from kdcache.positions import Pyramid
+
+CLASSES = 12
+
+
+def gaussian(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pairs(*, head: bool) -> Pairs:
+    weight = gaussian(CLASSES, 6, seed=1)
+    features = gaussian(80, 6, seed=2)
+    views = [(features + 0.3 * gaussian(80, 6, seed=seed)) @ weight.T * 2 for seed in (3, 4)]
+    made = pairs_of_two_views(*views, np.arange(80))
+    return Pairs(**{**vars(made), "head": weight if head else None})
+
+
+@pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize("spec", ["lowrank:step=1", "lowrank:bytes=10", "cosine", "topk:k=3"])
+def test_a_fit_is_made_where_the_logits_are(spec: str, head: bool) -> None:
+    codec = open_codec(spec, classes=CLASSES)
+    here = fit_codec(codec, pairs(head=head))
+    with Elsewhere():
+        there = fit_codec(codec, pairs(head=head).to(ELSEWHERE))
+        errors = there.errors
+    assert errors == here.errors
+    arrays = there.codec.fit_arrays()
+    assert arrays.keys() == here.codec.fit_arrays().keys()
+    for name, array in here.codec.fit_arrays().items():
+        assert np.array_equal(array, arrays[name])
+
+
+def test_the_default_is_chosen_where_the_logits_are() -> None:
+    codec = open_codec("lowrank:step=8", classes=CLASSES)
+    assert isinstance(codec, BasisCodec)
+    here = fit_default(codec, pairs(head=True)).codec
+    with Elsewhere():
+        there = fit_default(codec, pairs(head=True).to(ELSEWHERE)).codec
+    assert isinstance(here, BasisCodec) and isinstance(there, BasisCodec)
+    assert there.step == here.step
+
+
+def test_whole_maps_are_measured_where_the_logits_are() -> None:
+    layout = Pyramid(((4, 4), (2, 2)), (1, 1))
+    logits = gaussian(5, layout.num_positions, CLASSES)
+    rows = logits.flatten(0, 1)
+    made = pairs_of_two_views(rows[::2][:50], rows[1::2][:50], np.arange(50))
+    given = Pairs(
+        **{**vars(made), "views": whole_views(list(logits), layout), "activation": "sigmoid"}
+    )
+    here = fit_codec(open_codec("cosine", classes=CLASSES), given).errors
+    with Elsewhere():
+        codec = open_codec("cosine", classes=CLASSES)
+        assert fit_codec(codec, given.to(ELSEWHERE)).errors == here
+
+
+def test_operands_on_two_devices_would_be_found() -> None:
+    with Elsewhere():
+        there = torch.ones(3).to(ELSEWHERE)
+        assert there.device == ELSEWHERE and (there * 2).device == ELSEWHERE
+        for operation in (lambda: there + torch.ones(3), there.numpy):
+            with pytest.raises(MixedDevicesError):
+                operation()
+        assert torch.zeros(2, device=there.device).device == ELSEWHERE
+        assert (there.cpu() + torch.ones(3)).tolist() == [2, 2, 2]
