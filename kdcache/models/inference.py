@@ -76,11 +76,11 @@ def run_on_device(
 
 
 def _without_autograd(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield the batches; those that this process renders are rendered in inference mode, which
-    takes some percent less time for small images."""
+    """Yield the batches; those that this process renders are rendered without autograd, which takes
+    some percent less time for small images."""
     iterator = iter(batches)
     while True:
-        with torch.inference_mode():
+        with torch.no_grad():
             batch = next(iterator, None)
         if batch is None:
             return
