@@ -129,7 +129,7 @@ def report(result: Mapping[str, Any], rows: Mapping[str, Any], *, as_json: bool)
         print(json.dumps({**result, "machine": where}, indent=1))
         return
     for name, value in rows.items():
-        print(f"{name:<44} {_text(value)}")
+        print(f"{name:<44} {value_text(value)}")
     device = where["gpu"] or where["cpu"]
     print(
         f"({where['date']}, {device}, {where['cores']} cores, {where['torch_threads']} torch"
@@ -137,11 +137,11 @@ def report(result: Mapping[str, Any], rows: Mapping[str, Any], *, as_json: bool)
     )
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
     if isinstance(value, Mapping) and "wall" in value:
-        return f"{_text(value['wall']):<34} processor time {_text(value['cpu'])}"
+        return f"{value_text(value['wall']):<34} processor time {value_text(value['cpu'])}"
     if isinstance(value, Mapping) and "median" not in value:
-        return ", ".join(f"{name} {_text(part)}" for name, part in value.items())
+        return ", ".join(f"{name} {value_text(part)}" for name, part in value.items())
     if isinstance(value, Mapping):
         return f"{value['median']:.4g}  ({value['min']:.4g} to {value['max']:.4g})"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

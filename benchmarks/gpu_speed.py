@@ -1,0 +1,453 @@
+"""How fast a device is at losses, training steps, epochs, dumps, and ways to run a model."""
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from device_counts import counted
+from measure import interleave, peak_bytes, spread
+from torch import Tensor
+from workload import teacher_spec
+
+from kdcache.cache import Cache, create_cache
+from kdcache.cache.committing import start_seed
+from kdcache.codecs import open_codec
+from kdcache.codecs.registry import CODECS
+from kdcache.dump.engines.process import run_in_process
+from kdcache.dump.job import Job, prepare
+from kdcache.dump.run import DumpConfig, run_dump
+from kdcache.losses import open_loss
+from kdcache.runtime.device import Compute, ComputeConfig
+from kdcache.shapes import Labels
+from kdcache.soft_targets import DenseTargets, SoftTargets
+from kdcache.tasks import open_task
+from kdcache.train.run import TrainConfig, Trainer
+from kdcache.train.side_by_side import StudentRun, train_epoch
+from kdcache.views import ViewLoader
+
+LABELS = "ce"
+DIST = "dist:tau=1,beta=2,gamma=2"
+LOSSES = (DIST, "kl:tau=4")
+CACHED = ("full:dtype=float16", "topk:k=10", "lowrank:step=2,views=256")
+RECIPE = '[[transforms]]\nname = "RandomHorizontalFlip"\n'
+"""Views that cost next to nothing, so that a device need not wait for them."""
+FEATURES = 256
+SAMPLE = 1024
+RUNS = 5
+"""Runs of which the median, the least and the most are told."""
+Row = Mapping[str, Any]
+Rows = Iterator[Row]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much is done."""
+
+    shapes: tuple[tuple[int, int], ...]
+    """Rows and classes that losses are computed on."""
+    pixels: int
+    batch: int
+    views: int
+    """Views of an epoch."""
+    student: str
+    teacher: str
+    dumped: tuple[str, ...]
+    """Models of timm that are dumped, the lightest first."""
+    dumped_views: int
+    workers: int
+    repetitions: int
+    run_seconds: float
+    """Of a run of calls in a row, at least."""
+    most_seconds: float
+    """That are kept for a part."""
+    compiles: bool
+
+
+SIZES = {
+    "full": Sizes(
+        shapes=((256, 1000), (1024, 21_841), (131_072, 19)),
+        pixels=224,
+        batch=256,
+        views=8192,
+        student="resnet18",
+        teacher="resnet50",
+        dumped=("mobilenetv3_small_050", "resnet50"),
+        dumped_views=8192,
+        workers=8,
+        repetitions=3,
+        run_seconds=0.1,
+        most_seconds=420,
+        compiles=True,
+    ),
+    "small": Sizes(
+        shapes=((64, 100), (256, 1000), (4096, 19)),
+        pixels=64,
+        batch=16,
+        views=64,
+        student="test_resnet",
+        teacher="resnet10t",
+        dumped=("test_resnet", "resnet10t"),
+        dumped_views=128,
+        workers=1,
+        repetitions=3,
+        run_seconds=0.02,
+        most_seconds=20,
+        compiles=False,
+    ),
+    "tiny": Sizes(
+        shapes=((6, 70),),
+        pixels=32,
+        batch=4,
+        views=8,
+        student="test_resnet",
+        teacher="test_resnet",
+        dumped=("test_resnet",),
+        dumped_views=8,
+        workers=1,
+        repetitions=1,
+        run_seconds=0.0,
+        most_seconds=0,
+        compiles=False,
+    ),
+}
+"""For a GPU, for a CPU, and for a test."""
+
+
+class Bench:
+    """What the parts share: a device, sizes, and a folder in which caches are made once."""
+
+    def __init__(self, folder: Path, device: str, sizes: Sizes) -> None:
+        self.folder = folder
+        self.sizes = sizes
+        self.compute = Compute(ComputeConfig(device=device, workers=sizes.workers))
+        self.device = self.compute.device
+        self._caches: dict[str, str] = {}
+        # of a CPU, which others may share, only what this process uses counts
+        self._clock = time.process_time if self.device.type == "cpu" else time.perf_counter
+
+    def wait(self) -> None:
+        """Block until the device has done all that is queued."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def tidy(self) -> None:
+        """Let go of what a part has left."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @cached_property
+    def recipe(self) -> str:
+        path = self.folder / "flip.toml"
+        path.write_text(f'size = {self.sizes.pixels}\neval = "eval"\n{RECIPE}')
+        return str(path)
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """The settings that dumps and trainings have in common."""
+        data = f"workload:pictures,length={self.sizes.views},side={self.sizes.pixels}"
+        return {"data": data, "batch_size": self.sizes.batch, "compute": self.compute.config}
+
+    def cache(self, codec: str) -> str:
+        """Return the path of a cache of a light teacher's logits."""
+        if codec not in self._caches:
+            path = str(self.folder / f"cache-{len(self._caches)}")
+            teacher = teacher_spec(self.sizes.dumped[0], self.sizes.pixels, self.folder)
+            settings = {"recipe": self.recipe, "seeds": f"0:{self.sizes.repetitions + 1}"}
+            run_dump(
+                DumpConfig(cache=path, teacher=teacher, codec=codec, **settings, **self.common)
+            )
+            self._caches[codec] = path
+        return self._caches[codec]
+
+    @contextmanager
+    def trainer(self, **changes: Any) -> Iterator[Trainer]:
+        """Give a trainer of the student; without a cache and a teacher it has labels only."""
+        student = f"timm:{self.sizes.student},input_size={self.sizes.pixels}"
+        settings: dict[str, Any] = {"run": "none", "student": student, "log_steps": 10**9}
+        settings |= {"epochs": 10**4, **self.common, **changes}
+        if "cache" not in settings:
+            settings |= {"recipe": self.recipe, "seeds": f"0:{self.sizes.repetitions + 1}"}
+        trainer = Trainer(TrainConfig(**settings))
+        try:
+            yield trainer
+        finally:
+            trainer.data.close()
+
+    def milliseconds(self, call: Callable[[], object]) -> dict[str, float]:
+        """Return the spread of the time of a call, over runs of calls in a row: on a CPU processor
+        time."""
+
+        def run(count: int) -> float:
+            start = self._clock()
+            for _ in range(count):
+                call()
+            self.wait()
+            return (self._clock() - start) / count
+
+        run(1)
+        count = max(int(self.sizes.run_seconds / run(1)), 1)
+        return spread([1000 * run(count) for _ in range(RUNS)])
+
+    def peak_megabytes(self, call: Callable[[], object]) -> float:
+        """Return how much more memory of the device a call holds at most than there was before."""
+        if self.device.type != "cuda":
+            return peak_bytes(call) / 1e6
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        self.wait()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+
+
+def losses(bench: Bench, *, rows: int, classes: int) -> Rows:
+    """Yield what DIST, KL and cross-entropy take, forward and backward, from decoded rows."""
+    generator = torch.Generator().manual_seed(0)
+    features = min(FEATURES, classes)
+    head = torch.randn(features, classes, generator=generator) / features**0.5
+    teacher = 3 * torch.randn(rows, features, generator=generator) @ head
+    student = (teacher + torch.randn(rows, classes, generator=generator)).to(bench.device)
+    targets = torch.randint(classes, (rows,), generator=generator).to(bench.device)
+    none = DenseTargets(student)
+    yield {
+        "codec": "none",
+        "decode, ms": 0.0,
+        **_loss_columns(bench, student, targets, teacher=none, spec=LABELS),
+    }
+    for spec in _codecs_for(classes):
+        codec = open_codec(spec, classes=classes).fit(teacher[:SAMPLE])
+        records = codec.encode(teacher)
+        decode = partial(codec.decode, records, bench.device)
+        columns = {"codec": spec, "decode, ms": bench.milliseconds(decode)}
+        for loss in LOSSES:
+            yield {
+                **columns,
+                **_loss_columns(bench, student, targets, teacher=decode(), spec=loss),
+            }
+
+
+def _codecs_for(classes: int) -> list[str]:
+    k = min(10, classes // 4)
+    specs = ["full:dtype=float16", f"topk:k={k}", "lowrank:step=2", "cosine"]
+    return [spec for spec in specs if classes <= CODECS[spec.partition(":")[0]].most_classes]
+
+
+def _loss_columns(
+    bench: Bench, student: Tensor, targets: Tensor, *, teacher: SoftTargets, spec: str
+) -> Row:
+    loss = open_loss(spec)
+    task = open_task("classification")
+    logits = student.clone().requires_grad_()
+
+    def call() -> None:
+        logits.grad = None
+        terms = task.terms(loss, logits, teacher, Labels(targets), label_smoothing=0.0)
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+
+    return {
+        "loss": spec,
+        "loss, ms": bench.milliseconds(call),
+        "peak, MB": bench.peak_megabytes(call),
+        **counted(call, bench.device).columns(1),
+    }
+
+
+def training_steps(bench: Bench) -> Rows:
+    """Yield what a step of the trainer takes, and asks of the device, on one batch again and
+    again."""
+    settings = {"labels only": {"loss": LABELS}}
+    for codec in CACHED:
+        settings[f"DIST, {codec}"] = {"loss": DIST, "cache": bench.cache(codec)}
+    for name, changes in settings.items():
+        with bench.trainer(**changes) as trainer:
+            step = _step_of(trainer)
+            took = bench.milliseconds(step)
+            yield {"step": name, "ms": took, **counted(step, bench.device).columns(1)}
+
+
+def _step_of(trainer: Trainer) -> Callable[[], None]:
+    """Return what takes a step on a batch that was rendered: it is moved, joined with soft targets,
+    and trained on."""
+    trainer.lead()
+    trainer.loader.start_epoch()
+    trainer.start_epoch()
+    batch = next(trainer.loader.rendered())
+
+    def step() -> None:
+        trainer.train_step([trainer.loader.placed(batch)])
+
+    return step
+
+
+def dumped_batches(bench: Bench) -> Rows:
+    """Yield what a batch of a dump asks of the device: a dump of two seeds less one of a single
+    seed, so that what is done once is left out."""
+    for codec in CACHED:
+        job, cache = _job(bench, bench.sizes.dumped[0], codec)
+        run_seeds(job, cache, [0])
+        one = counted(_Seeds(job, cache, count=1, first=1000), bench.device)
+        two = counted(_Seeds(job, cache, count=2, first=2000), bench.device)
+        unit_batches = -(-cache.manifest.unit_rows // bench.sizes.batch)
+        yield {"codec": codec, **(two - one).columns(cache.manifest.num_units * unit_batches)}
+
+
+class _Seeds:
+    """Dumps so many seeds at each call, always new ones."""
+
+    def __init__(self, job: Job, cache: Cache, *, count: int, first: int) -> None:
+        self._job = job
+        self._cache = cache
+        self._count = count
+        self._next = first
+
+    def __call__(self) -> None:
+        seeds = list(range(self._next, self._next + self._count))
+        self._next += self._count
+        run_seeds(self._job, self._cache, seeds)
+
+
+def run_seeds(job: Job, cache: Cache, seeds: list[int]) -> None:
+    """Dump these seeds of an opened job."""
+    for seed in seeds:
+        start_seed(cache, seed)
+    run_in_process(replace(job, seeds=seeds), cache)
+
+
+def _job(bench: Bench, model: str, codec: str) -> tuple[Job, Cache]:
+    """Return a dump made ready, and its new cache."""
+    views = bench.sizes.dumped_views
+    common = {**bench.common, "data": f"workload:pictures,length={views},side={bench.sizes.pixels}"}
+    config = DumpConfig(
+        cache=str(bench.folder / f"dump-{time.monotonic_ns()}"),
+        teacher=teacher_spec(model, bench.sizes.pixels, bench.folder),
+        recipe=bench.recipe,
+        codec=codec,
+        unit_rows=views // 2,
+        **common,
+    )
+    job = prepare(config)
+    return job, create_cache(config.cache, job.manifest, job.codec.fit_arrays())
+
+
+def dump(bench: Bench, *, model: str) -> Rows:
+    """Yield the rates of a dump, of bare inference over the same views, and of the teacher on
+    views that are there."""
+    job, cache = _job(bench, model, CACHED[0])
+    teacher = job.compute.place(job.teacher).eval()
+    views = bench.sizes.dumped_views
+    seeds = iter(range(10**6))
+
+    def loader(count: int) -> ViewLoader:
+        seed = next(seeds)
+        requests = [
+            [(row, seed) for row in range(start, min(start + bench.sizes.batch, views))]
+            for start in range(0, count, bench.sizes.batch)
+        ]
+        return ViewLoader(
+            job.dataset(cache),
+            requests,
+            workers=bench.sizes.workers,
+            pin_memory=job.compute.pin_memory,
+        )
+
+    def bare(batches: Any) -> None:
+        with torch.inference_mode(), job.compute.autocast():
+            for batch in batches:
+                teacher(job.compute.move(batch.views[0]))
+        bench.wait()
+
+    rendered = list(loader(bench.sizes.batch)) * -(-views // bench.sizes.batch)
+    variants: dict[str, Callable[[int], object]] = {
+        "dump": lambda _: run_seeds(job, cache, [next(seeds)]),
+        "bare": lambda _: bare(loader(views)),
+        "teacher alone": lambda _: bare(rendered),
+    }
+    times = interleave(variants, bench.sizes.repetitions)
+    for name, seconds in times.items():
+        ratio = times["bare"][:, 0] / seconds[:, 0]
+        rate = views / seconds[:, 0]
+        yield {"what": name, "views/s": spread(rate), "rate / bare": spread(ratio)}
+
+
+class _LastEpoch:
+    """Keeps the last line of metrics."""
+
+    line: Mapping[str, Any]
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        self.line = line
+
+
+def epochs(bench: Bench) -> Rows:
+    """Yield the time of epochs of one student on labels, from caches, and with the teacher in the
+    loop, in turns."""
+    teacher = teacher_spec(bench.sizes.teacher, bench.sizes.pixels, bench.folder)
+    settings: dict[str, dict[str, Any]] = {"labels only": {"loss": LABELS}}
+    for codec in CACHED:
+        settings[f"DIST, {codec}"] = {"loss": DIST, "cache": bench.cache(codec)}
+    settings["DIST, teacher in the loop"] = {"loss": DIST, "teacher": teacher}
+    lines = {name: _LastEpoch() for name in settings}
+    variants: dict[str, Callable[[int], object]] = {}
+    with ExitStack() as stack:
+        for name, changes in settings.items():
+            trainer = stack.enter_context(bench.trainer(**_autocast(bench), **changes))
+            run = StudentRun(trainer, lines[name])
+            variants[name] = partial(_epoch, bench, run)
+        times = interleave(variants, bench.sizes.repetitions)
+    for name, seconds in times.items():
+        line = lines[name].line
+        yield {
+            "what": name,
+            "views/s": spread(bench.sizes.views / seconds[:, 0]),
+            "time / labels only": spread(seconds[:, 0] / times["labels only"][:, 0]),
+            "waits for views": line["data_seconds"] / line["seconds"],
+            "reads the cache": line["cache_seconds"] / line["seconds"],
+        }
+
+
+def _epoch(bench: Bench, run: StudentRun, _: int) -> None:
+    train_epoch([run])
+    bench.wait()
+
+
+def _autocast(bench: Bench) -> dict[str, Any]:
+    """Return the settings of a student that runs as one would run it on a GPU."""
+    if bench.device.type == "cpu":
+        return {}
+    return {"compute": replace(bench.compute.config, precision="bfloat16", channels_last=True)}
+
+
+def ways(bench: Bench, *, compiled: bool = False) -> Rows:
+    """Yield the time of a training step for each way to run the student."""
+    best = {"precision": "bfloat16", "channels_last": True}
+    all_options: list[dict[str, Any]] = [{}, {"precision": "bfloat16"}, {"channels_last": True}]
+    all_options.append(best)
+    if compiled:
+        all_options = [{**best, "compile": True}]
+    for options in all_options:
+        yield _way_row(bench, options)
+
+
+def _way_row(bench: Bench, options: Mapping[str, Any]) -> Row:
+    compute = replace(bench.compute.config, **options)
+    cache = bench.cache(CACHED[0])
+    with bench.trainer(loss=DIST, cache=cache, compute=compute) as trainer:
+        step = _step_of(trainer)
+        start = time.perf_counter()
+        step()
+        bench.wait()
+        first = time.perf_counter() - start
+        took = bench.milliseconds(step)
+        return {
+            "way": ", ".join(f"{name} {value}" for name, value in options.items()) or "float32",
+            "step, ms": took,
+            "views/s": 1000 * bench.sizes.batch / took["median"],
+            "peak, MB": bench.peak_megabytes(step),
+            "first step, s": first,
+        }
