@@ -1,12 +1,17 @@
 """The benchmarks run: on next to nothing, so that the numbers mean nothing here, but on the product
 as it is."""
 
+import importlib
 import json
+import math
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from nursery import script
 from runs import dump
 
@@ -198,3 +203,80 @@ def test_a_detection_cache_is_measured_at_a_size(tmp_path: Path) -> None:
     assert result["dump"]["rate_over_bare"]["wall"]["min"] > 0
     assert result["epoch"]["slabs_over_labels"]["wall"]["min"] > 0
     assert result["reading"]["windows_over_plain"]["wall"]["min"] > 0
+
+
+@pytest.mark.slow
+def test_all_that_a_gpu_would_be_tried_on_runs_on_a_cpu(tmp_path: Path) -> None:
+    words = ("--device", "cpu", "--sizes", "tiny", "--json", str(tmp_path / "gpu.json"))
+    benchmark(tmp_path, "gpu", *words)
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    rows = {}
+    for name, part in result["parts"].items():
+        assert part["status"] == "done", part
+        rows[name] = part["rows"]
+    assert len(rows) == 9 and result["machine"]["cores"]
+    assert all(row["relative"] == 0 for row in rows["device and CPU: tasks"])
+    assert all(row["bytes that differ"] == 0 for row in rows["device and CPU: codecs"])
+    assert all(row["waits"] == 0 for row in rows["training steps"])
+    assert {row["codec"] for row in rows["losses, 6 x 70"]} > {"none", "cosine"}
+
+
+def imported(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
+    """Return a module of the benchmarks."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module(name)
+
+
+def test_a_part_that_fails_or_has_no_time_is_told_with_the_rows_that_it_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gpu = imported(monkeypatch, "gpu")
+    bench = gpu.Bench(tmp_path, "cpu", gpu.SIZES["full"])
+
+    def fails(_: Any) -> Iterator[dict[str, Any]]:
+        yield {"what": "a row"}
+        raise ValueError("broken")
+
+    def lasts(_: Any) -> Iterator[dict[str, Any]]:
+        yield {"what": "a row"}
+        time.sleep(60)
+
+    def differs(_: Any) -> Iterator[dict[str, Any]]:
+        yield {"what": "a row", "fault": "far from the CPU"}
+
+    cases = [
+        (fails, 9.0, "failed", "ValueError: broken"),
+        (lasts, 0.1, "left out", "the time was up in the middle of it"),
+        (differs, 9.0, "failed", "far from the CPU"),
+    ]
+    for run, seconds, status, reason in cases:
+        outcome = gpu.run_part(gpu.Part("part", run, 0.0), bench, seconds)
+        assert (outcome["status"], outcome["reason"]) == (status, reason)
+        assert [row["what"] for row in outcome["rows"]] == ["a row"]
+    late = gpu.run_part(gpu.Part("part", fails, 5.0), bench, 4.0)
+    assert late["status"] == "left out" and not late["rows"]
+
+
+def test_operators_and_waits_are_counted_and_placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = imported(monkeypatch, "device_counts")
+    values = torch.arange(6.0)
+
+    def work() -> None:
+        doubled = (2 * values).view(2, 3)  # a view is no work
+        float(doubled.sum())
+        values[values > 3]
+
+    counted = counts.counted(work, torch.device("cpu"))
+    assert counted.operators == 5, "a product, a sum, its value, a comparison, a choice"
+    assert counted.waits.total() == 2 and counted.kernels is None
+    assert all(place.startswith("test_benchmarks.py:") for place in counted.waits)
+    assert (counted - counted).columns(1)["where it waits"] == "nowhere"
+
+
+def test_a_value_that_is_far_off_or_none_at_all_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paths = imported(monkeypatch, "gpu_paths")
+    for value, is_fault in ((0.0, False), (0.1, False), (0.2, True), (math.nan, True)):
+        row = paths.judged({"what": "dist", "relative": value}, {"relative": 0.1})
+        assert bool(row["fault"]) is is_fault
