@@ -47,7 +47,8 @@ def parts_for(bench: Bench) -> list[Part]:
         Part("device and CPU: codecs", gpu_paths.codecs, 15),
         Part("device and CPU: losses", gpu_paths.losses, 5),
         Part("device and CPU: tasks", gpu_paths.tasks, 40),
-        Part("training steps", gpu_speed.training_steps, 30),
+        Part("training steps of tasks", gpu_paths.task_steps, 15),
+        Part("training steps", gpu_speed.training_steps, 45),
         Part("dumped batches", gpu_speed.dumped_batches, 30),
     ]
     for rows, classes in bench.sizes.shapes:
@@ -133,7 +134,7 @@ def parse() -> argparse.Namespace:
         "--sizes", choices=SIZES, help="by default full on a GPU, and small on a CPU"
     )
     parser.add_argument("--seconds", type=float, default=420, help="that all of it may take")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--threads", type=int, help="torch threads; by default 1 on a CPU")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="parts whose names begin so")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where all of it goes as data")
     return parser.parse_args()
@@ -141,8 +142,9 @@ def parse() -> argparse.Namespace:
 
 def main(start: float) -> None:
     options = parse()
-    torch.set_num_threads(options.threads)
     kind = device_type(options.device)
+    if options.threads or kind == "cpu":
+        torch.set_num_threads(options.threads or 1)
     sizes = options.sizes or ("full" if kind == "cuda" else "small")
     result: dict[str, Any] = {
         "benchmark": "gpu",

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_speed import Bench, Row, Rows
+from device_counts import counted
+from gpu_speed import Bench, Row, Rows, step_of
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS
@@ -134,15 +135,15 @@ def tasks(bench: Bench) -> Rows:
     task."""
     for task, settings in TASKS.items():
         paths = {}
-        for device in (bench.device.type, "cpu"):
+        for device in (str(bench.device), "cpu"):
             paths[device] = _dumped(bench.folder / f"{task}-{device}", device, settings)
-        apart = relative(_cached(paths[bench.device.type]), _cached(paths["cpu"]))
+        apart = relative(_cached(paths[str(bench.device)]), _cached(paths["cpu"]))
         row = {"what": f"{task}: dump", "relative": apart}
         yield judged(row, {"relative": MOST_LOGITS})
         for loss in settings["losses"]:
             terms = []
-            for device in (bench.device.type, "cpu"):
-                terms.append(_first_step(paths["cpu"], device, loss, settings))
+            for device in (str(bench.device), "cpu"):
+                terms.append(_second_loss(paths["cpu"], device, loss, settings))
             row = {"what": f"{task}: step, {loss}", "relative": relative(*terms)}
             yield judged(row, {"relative": MOST_TERM})
 
@@ -175,8 +176,31 @@ def _cached(path: str) -> Tensor:
     return cache.codec.decode(cache.read(0, rows)).logits()
 
 
-def _first_step(cache: str, device: str, loss: str, settings: Mapping[str, Any]) -> Tensor:
+def task_steps(bench: Bench) -> Rows:
+    """Yield what a training step of each task asks of the device, of networks that are next to
+    nothing."""
+    for task, settings in TASKS.items():
+        cache = _dumped(bench.folder / f"{task}-cpu", "cpu", settings)
+        for loss in settings["losses"]:
+            with _trainer(cache, str(bench.device), loss, settings) as trainer:
+                step = step_of(trainer)
+                step()
+                counts = counted(step, bench.device)
+                yield {"step": f"{task}: {loss}", **counts.columns(1)}
+
+
+def _second_loss(cache: str, device: str, loss: str, settings: Mapping[str, Any]) -> Tensor:
     """Return the terms of the loss of a student's second step, which the first has changed."""
+    with _trainer(cache, device, loss, settings) as trainer:
+        start_epoch([trainer])
+        for parts in batches_of_steps([trainer]):
+            terms = trainer.train_step(placed_parts([trainer], parts))
+        return torch.stack(list(terms.values())).cpu()
+
+
+@contextmanager
+def _trainer(cache: str, device: str, loss: str, settings: Mapping[str, Any]) -> Iterator[Trainer]:
+    """Give what trains a student from a cache, two steps an epoch."""
     config = TrainConfig(
         run="none",
         cache=cache,
@@ -189,10 +213,7 @@ def _first_step(cache: str, device: str, loss: str, settings: Mapping[str, Any])
     )
     trainer = Trainer(config)
     try:
-        start_epoch([trainer])
-        for parts in batches_of_steps([trainer]):
-            terms = trainer.train_step(placed_parts([trainer], parts))
-        return torch.stack(list(terms.values())).cpu()
+        yield trainer
     finally:
         trainer.data.close()
 

@@ -38,7 +38,8 @@ CACHED = ("full:dtype=float16", "topk:k=10", "lowrank:step=2,views=256")
 RECIPE = '[[transforms]]\nname = "RandomHorizontalFlip"\n'
 """Views that cost next to nothing, so that a device need not wait for them."""
 FEATURES = 256
-SAMPLE = 1024
+SAMPLE = 512
+"""Axes of the logits, and rows that codecs are fitted to."""
 RUNS = 5
 """Runs of which the median, the least and the most are told."""
 Row = Mapping[str, Any]
@@ -222,7 +223,7 @@ def losses(bench: Bench, *, rows: int, classes: int) -> Rows:
     }
     for spec in _codecs_for(classes):
         codec = open_codec(spec, classes=classes).fit(teacher[:SAMPLE])
-        records = codec.encode(teacher)
+        records = codec.encode(teacher.to(bench.device))
         decode = partial(codec.decode, records, bench.device)
         columns = {"codec": spec, "decode, ms": bench.milliseconds(decode)}
         for loss in LOSSES:
@@ -246,9 +247,9 @@ def _loss_columns(
     logits = student.clone().requires_grad_()
 
     def call() -> None:
-        logits.grad = None
         terms = task.terms(loss, logits, teacher, Labels(targets), label_smoothing=0.0)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        logits.grad = None  # which would count as there before
 
     return {
         "loss": spec,
@@ -266,12 +267,12 @@ def training_steps(bench: Bench) -> Rows:
         settings[f"DIST, {codec}"] = {"loss": DIST, "cache": bench.cache(codec)}
     for name, changes in settings.items():
         with bench.trainer(**changes) as trainer:
-            step = _step_of(trainer)
+            step = step_of(trainer)
             took = bench.milliseconds(step)
             yield {"step": name, "ms": took, **counted(step, bench.device).columns(1)}
 
 
-def _step_of(trainer: Trainer) -> Callable[[], None]:
+def step_of(trainer: Trainer) -> Callable[[], None]:
     """Return what takes a step on a batch that was rendered: it is moved, joined with soft targets,
     and trained on."""
     trainer.lead()
@@ -289,7 +290,8 @@ def dumped_batches(bench: Bench) -> Rows:
     """Yield what a batch of a dump asks of the device: a dump of two seeds less one of a single
     seed, so that what is done once is left out."""
     for codec in CACHED:
-        job, cache = _job(bench, bench.sizes.dumped[0], codec)
+        views = 8 * bench.sizes.batch
+        job, cache = _job(bench, bench.sizes.dumped[0], codec, views)
         run_seeds(job, cache, [0])
         one = counted(_Seeds(job, cache, count=1, first=1000), bench.device)
         two = counted(_Seeds(job, cache, count=2, first=2000), bench.device)
@@ -319,17 +321,16 @@ def run_seeds(job: Job, cache: Cache, seeds: list[int]) -> None:
     run_in_process(replace(job, seeds=seeds), cache)
 
 
-def _job(bench: Bench, model: str, codec: str) -> tuple[Job, Cache]:
+def _job(bench: Bench, model: str, codec: str, views: int) -> tuple[Job, Cache]:
     """Return a dump made ready, and its new cache."""
-    views = bench.sizes.dumped_views
-    common = {**bench.common, "data": f"workload:pictures,length={views},side={bench.sizes.pixels}"}
+    data = f"workload:pictures,length={views},side={bench.sizes.pixels}"
     config = DumpConfig(
         cache=str(bench.folder / f"dump-{time.monotonic_ns()}"),
         teacher=teacher_spec(model, bench.sizes.pixels, bench.folder),
         recipe=bench.recipe,
         codec=codec,
         unit_rows=views // 2,
-        **common,
+        **{**bench.common, **_best(bench), "data": data},
     )
     job = prepare(config)
     return job, create_cache(config.cache, job.manifest, job.codec.fit_arrays())
@@ -338,9 +339,9 @@ def _job(bench: Bench, model: str, codec: str) -> tuple[Job, Cache]:
 def dump(bench: Bench, *, model: str) -> Rows:
     """Yield the rates of a dump, of bare inference over the same views, and of the teacher on
     views that are there."""
-    job, cache = _job(bench, model, CACHED[0])
-    teacher = job.compute.place(job.teacher).eval()
     views = bench.sizes.dumped_views
+    job, cache = _job(bench, model, CACHED[0], views)
+    teacher = job.compute.place(job.teacher).eval()
     seeds = iter(range(10**6))
 
     def loader(count: int) -> ViewLoader:
@@ -396,7 +397,7 @@ def epochs(bench: Bench) -> Rows:
     variants: dict[str, Callable[[int], object]] = {}
     with ExitStack() as stack:
         for name, changes in settings.items():
-            trainer = stack.enter_context(bench.trainer(**_autocast(bench), **changes))
+            trainer = stack.enter_context(bench.trainer(**_best(bench), **changes))
             run = StudentRun(trainer, lines[name])
             variants[name] = partial(_epoch, bench, run)
         times = interleave(variants, bench.sizes.repetitions)
@@ -416,8 +417,8 @@ def _epoch(bench: Bench, run: StudentRun, _: int) -> None:
     bench.wait()
 
 
-def _autocast(bench: Bench) -> dict[str, Any]:
-    """Return the settings of a student that runs as one would run it on a GPU."""
+def _best(bench: Bench) -> dict[str, Any]:
+    """Return the settings with which one would run models on a GPU; nothing for a CPU."""
     if bench.device.type == "cpu":
         return {}
     return {"compute": replace(bench.compute.config, precision="bfloat16", channels_last=True)}
@@ -438,7 +439,7 @@ def _way_row(bench: Bench, options: Mapping[str, Any]) -> Row:
     compute = replace(bench.compute.config, **options)
     cache = bench.cache(CACHED[0])
     with bench.trainer(loss=DIST, cache=cache, compute=compute) as trainer:
-        step = _step_of(trainer)
+        step = step_of(trainer)
         start = time.perf_counter()
         step()
         bench.wait()

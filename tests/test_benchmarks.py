@@ -214,7 +214,7 @@ def test_all_that_a_gpu_would_be_tried_on_runs_on_a_cpu(tmp_path: Path) -> None:
     for name, part in result["parts"].items():
         assert part["status"] == "done", part
         rows[name] = part["rows"]
-    assert len(rows) == 9 and result["machine"]["cores"]
+    assert len(rows) == 10 and result["machine"]["cores"]
     assert all(row["relative"] == 0 for row in rows["device and CPU: tasks"])
     assert all(row["bytes that differ"] == 0 for row in rows["device and CPU: codecs"])
     assert all(row["waits"] == 0 for row in rows["training steps"])
