@@ -5,6 +5,7 @@ import importlib
 import json
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -271,6 +272,23 @@ def test_operators_and_waits_are_counted_and_placed(monkeypatch: pytest.MonkeyPa
     assert counted.waits.total() == 2 and counted.kernels is None
     assert all(place.startswith("test_benchmarks.py:") for place in counted.waits)
     assert (counted - counted).columns(1)["where it waits"] == "nowhere"
+
+
+def test_waits_that_torch_warns_of_are_counted_by_their_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts = imported(monkeypatch, "device_counts")
+    modes: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def work() -> None:
+        for _ in range(2):
+            warnings.warn("called a synchronizing CUDA operation", UserWarning, stacklevel=1)
+        warnings.warn("another matter", UserWarning, stacklevel=1)
+
+    (count,) = counts._waits(work).values()
+    assert count == 2 and modes == ["warn", "default"]
 
 
 def test_a_value_that_is_far_off_or_none_at_all_is_a_fault(
