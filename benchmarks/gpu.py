@@ -33,7 +33,7 @@ from kdcache.runtime.device import device_type
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the benchmark; which gives the rows of a table."""
+    """A part of the benchmark, which gives the rows of a table."""
 
     name: str
     run: Callable[[Bench], Rows]
@@ -169,10 +169,11 @@ def main(start: float) -> None:
             show(part.name, outcome)
             if options.json:
                 options.json.write_text(json.dumps(result, indent=1))
-    _sum_up(result["parts"], time.monotonic() - start)
+    sum_up(result["parts"], time.monotonic() - start)
 
 
-def _sum_up(parts: Mapping[str, Mapping[str, Any]], seconds: float) -> None:
+def sum_up(parts: Mapping[str, Mapping[str, Any]], seconds: float) -> None:
+    """Print what was left out and what failed, and end with exit code 1 if something failed."""
     print(f"\n{len(parts)} parts in {seconds:.0f} s")
     for status in ("left out", "failed"):
         names = [name for name, outcome in parts.items() if outcome["status"] == status]

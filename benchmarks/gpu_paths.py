@@ -42,7 +42,17 @@ LAYOUTS: Mapping[str, Layout] = {
     "pyramid": Pyramid(levels=((4, 6), (2, 3)), anchors=(2, 2)),
     "proposals": Proposals(count=5),
 }
-LOSSES = ("ce", "kl", "kl:standardize=true", "dist", "dist:tau=4,standardize=true", "dkd", "nkd")
+LOSSES = (
+    "ce",
+    "kl",
+    "kl:standardize=true",
+    "dist",
+    "dist:tau=4,standardize=true",
+    "dist+kl:tau=4",
+    "dkd",
+    "nkd",
+    "mse",
+)
 MOST_BYTES = 0.02
 """Share of the bytes of records that may differ: a value near a quantiser's boundary may go to
 either side."""

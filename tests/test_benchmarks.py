@@ -254,6 +254,11 @@ def test_a_part_that_fails_or_has_no_time_is_told_with_the_rows_that_it_has(
         outcome = gpu.run_part(gpu.Part("part", run, 0.0), bench, seconds)
         assert (outcome["status"], outcome["reason"]) == (status, reason)
         assert [row["what"] for row in outcome["rows"]] == ["a row"]
+        if status == "failed":
+            with pytest.raises(SystemExit, match="1"):
+                gpu.sum_up({"part": outcome}, 1.0)
+        else:
+            gpu.sum_up({"part": outcome}, 1.0)
     late = gpu.run_part(gpu.Part("part", fails, 5.0), bench, 4.0)
     assert late["status"] == "left out" and not late["rows"]
 
