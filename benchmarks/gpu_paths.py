@@ -104,7 +104,7 @@ def losses(bench: Bench) -> Rows:
     for spec in LOSSES:
         gradients = []
         for device in (bench.device, torch.device("cpu")):
-            leaf = student.to(device).requires_grad_()
+            leaf = student.to(device, copy=True).requires_grad_()
             terms = open_task("classification").terms(
                 open_loss(spec),
                 leaf,
