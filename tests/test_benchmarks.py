@@ -228,10 +228,12 @@ def imported(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
     return importlib.import_module(name)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # which is tried
 def test_a_part_that_fails_or_has_no_time_is_told_with_the_rows_that_it_has(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     gpu = imported(monkeypatch, "gpu")
+    monkeypatch.setattr(gpu, "AGAIN_SECONDS", 0.3)
     bench = gpu.Bench(tmp_path, "cpu", gpu.SIZES["full"])
 
     def fails(_: Any) -> Iterator[dict[str, Any]]:
@@ -242,12 +244,22 @@ def test_a_part_that_fails_or_has_no_time_is_told_with_the_rows_that_it_has(
         yield {"what": "a row"}
         time.sleep(60)
 
+    class Stubborn:
+        def __del__(self) -> None:
+            time.sleep(0.3)  # whatever is raised here is ignored
+
+    def lasts_after(_: Any) -> Iterator[dict[str, Any]]:
+        yield {"what": "a row"}
+        del [Stubborn()][0]
+        time.sleep(60)
+
     def differs(_: Any) -> Iterator[dict[str, Any]]:
         yield {"what": "a row", "fault": "far from the CPU"}
 
     cases = [
         (fails, 9.0, "failed", "ValueError: broken"),
         (lasts, 0.1, "left out", "the time was up in the middle of it"),
+        (lasts_after, 0.1, "left out", "the time was up in the middle of it"),
         (differs, 9.0, "failed", "far from the CPU"),
     ]
     for run, seconds, status, reason in cases:
