@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from kdcache.cache import Cache, Manifest, create_cache, record_layout
+from kdcache.cache import Cache, Manifest, create_cache, record_layout, tar_layout
 from kdcache.cache.documents.parts import MadeBy, RecipeEntry, SourceEntry, TeacherEntry
 from kdcache.codecs import Codec
 from kdcache.positions import Layout, One
@@ -132,10 +132,17 @@ def make_cache(
     rows: int,
     unit_rows: int | None = None,
     layout: Layout | None = None,
+    *,
+    tar_seeds: int = 0,
 ) -> Cache:
-    """Return a new, empty cache for records of `codec`, without teacher or images."""
+    """Return a new, empty cache for records of `codec`, without teacher or images; with `tar_seeds`
+    one of tars that so many seeds share."""
     layout = layout or One()
     task = "classification" if isinstance(layout, One) else "detection"
+    if tar_seeds:
+        sizes = tar_layout(codec, rows, unit_rows, seeds=tar_seeds, image_bytes=None)
+    else:
+        sizes = record_layout(codec, rows, unit_rows)
     manifest = Manifest(
         task=task,
         classes=codec.classes - int(layout.has_background),
@@ -152,7 +159,7 @@ def make_cache(
             std=(1.0,),
             precision="float32",
         ),
-        **record_layout(codec, rows, unit_rows),
+        **sizes,
         skip_unreadable=False,
         made_by=MadeBy(),
     )
