@@ -334,7 +334,9 @@ class Parquet:
         for name in ("index", "prob"):
             values = np.ascontiguousarray(entries[name])
             buffers = [None, pa.py_buffer(values)]
-            columns.append(pa.Array.from_buffers(self._schema.field(name).type, len(values), buffers))
+            columns.append(
+                pa.Array.from_buffers(self._schema.field(name).type, len(values), buffers)
+            )
         writer.write_table(pa.table(columns, schema=self._schema))
 
     def open(self, folder: Path) -> "ParquetReader":

@@ -19,7 +19,6 @@ a plain pass over the seed that it was at raised an error, and did not just end 
 """
 
 import argparse
-import gc
 import multiprocessing
 import os
 import shutil
@@ -361,35 +360,40 @@ def pass_raises(variant: Variant, folder: Path, seed: int) -> bool:
 def kill_all(
     folder: Path, variants: dict[str, Variant], views: Tensor, kills: int
 ) -> dict[str, Any]:
-    """Return, by variant, what was left after each of its kills."""
-    results: dict[str, Any] = {}
-    for name, variant in variants.items():
-        cases = []
-        for kill in range(kills):
-            path = folder / f"killed-{kill}-{slug(name)}"
+    """Return, by variant, what was left after each of its kills; nothing if there were none."""
+    cases: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
+    for kill in range(kills):
+        for name, variant in variants.items():
+            path = folder / f"killed-{slug(name)}"
             given = killed(variant, path, views, np.random.default_rng(kill))
-            cases.append(what_is_left(variant, path, views, given))
+            cases[name].append(what_is_left(variant, path, views, given))
             shutil.rmtree(path, ignore_errors=True)
-        gc.collect()
-        results[name] = {
-            "kills": cases,
-            "kept": spread([case["right"] / case["given"] for case in cases]),
-            "wrong": sum(case["wrong"] for case in cases),
-            "told": sum(case["pass_raises"] for case in cases),
-        }
-    return results
+    if not kills:
+        return {}
+    return {name: summary(of_variant) for name, of_variant in cases.items()}
 
 
-def goals(result: dict[str, Any], fitting: Pairs, measured: Pairs) -> dict[str, tuple[float, float]]:
+def summary(cases: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "kills": cases,
+        "kept": spread([case["right"] / case["given"] for case in cases]),
+        "wrong": sum(case["wrong"] for case in cases),
+        "told": sum(case["pass_raises"] for case in cases),
+    }
+
+
+def goals(
+    result: dict[str, Any], fitting: Pairs, measured: Pairs
+) -> dict[str, tuple[float, float]]:
     """Return what was measured and what it is to be at most, for each goal that can be checked
     here."""
-    few = result["variants"]["kdcache topk:k=10"]["bytes"]
+    small_cache = result["variants"]["kdcache topk:k=10"]["bytes"]
     settings: dict[str, Any] = {"taus": [1.0, 4.0], "batch_sizes": [BATCH]}
-    (cost,) = codec_costs(fitting, measured, [WHOLE], **settings)["codecs"]
+    few, cost = codec_costs(fitting, measured, ["topk:k=10", WHOLE], **settings)["codecs"]
     checks = {
-        "topk:k=10, bytes a view": (few, 27.0),
-        "topk:k=10, MB of an epoch of ImageNet-1k": (few * IMAGENET / 1e6, 35.0),
-        f"{WHOLE}, bytes a view": (cost["bytes"], 200.0),
+        "topk:k=10, bytes a view of a large cache": (few["bytes"], 27.0),
+        "topk:k=10, MB of an epoch of ImageNet-1k": (small_cache * IMAGENET / 1e6, 35.0),
+        f"{WHOLE}, bytes a view of a large cache": (cost["bytes"], 200.0),
         "time of gather / take": (result["gather_over_take"]["cpu"]["median"], 1.5),
         "time of gather / raw entries": (1 / result["raw_over_gather"]["cpu"]["median"], 1.0),
     }
@@ -423,7 +427,7 @@ def lines_of(result: dict[str, Any]) -> dict[str, str]:
 def main() -> None:
     parser = make_parser(__doc__, repetitions=5)
     parser.add_argument("logits", nargs="?", help="an .npz file with `teacher` and `student`")
-    parser.add_argument("--images", type=int, default=8192, help="each has 4 views")
+    parser.add_argument("--images", type=int, default=4096, help="each has 4 views")
     parser.add_argument("--kills", type=int, default=0, help="of each writer")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is missed")
     options = parser.parse_args()
@@ -436,11 +440,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         os.environ["KDCACHE_HOME"] = name
         result = measure(Path(name), variants, views, options)
-        result["kills"] = kill_all(Path(name), variants, views, options.kills) if options.kills else {}
+        result["kills"] = kill_all(Path(name), variants, views, options.kills)
     lines: dict[str, Any] = dict(lines_of(result))
     checks = goals(result, fitting, measured) if options.check else {}
     for goal, (value, most) in checks.items():
-        lines[f"goal: {goal}"] = f"{value:.4g}, at most {most:g}{'' if value <= most else ': MISSED'}"
+        lines[f"goal: {goal}"] = (
+            f"{value:.4g}, at most {most:g}{'' if value <= most else ': MISSED'}"
+        )
     settings = {"images": options.images, "seeds": SEEDS, "repetitions": options.repetitions}
     everything = {"benchmark": "peers", "logits": bool(options.logits), **settings, **result}
     report({**everything, "goals": checks}, lines, as_json=options.json)
