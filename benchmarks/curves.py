@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
@@ -84,7 +84,9 @@ class Axis:
     point: Callable[[int], Point]
     values: Sequence[int]
     actions: Sequence[str]
-    most: dict[str, int]
+    fixed: str
+    """What does not grow."""
+    most: dict[str, int] = field(default_factory=dict)
     """Values up to which an action is measured, where more would take too long."""
 
 
@@ -97,30 +99,31 @@ AXES = {
         values=(14_000, 140_000, 1_400_000, 14_000_000),
         actions=ALL,
         most={"epoch": 1_400_000},
+        fixed="2 seeds, 1,000 classes",
     ),
     "seeds": Axis(
         point=lambda seeds: Point(size=replace(SMALL, seeds=seeds)),
         values=(10, 100, 1000),
         actions=ALL,
-        most={},
+        fixed="14,000 rows",
     ),
     "classes": Axis(
         point=lambda classes: Point(size=replace(SMALL, classes=classes)),
         values=(100, 1000, 10_000),
         actions=ALL,
-        most={},
+        fixed="14,000 rows, top 10",
     ),
     "ranks": Axis(
         point=lambda ranks: Point(size=LARGE, ranks=ranks),
         values=(1, 10, 100, 1000),
         actions=("first batch", "epoch"),
-        most={},
+        fixed="1.4 M rows, one rank of N",
     ),
     "workers": Axis(
         point=lambda workers: Point(size=replace(SMALL, seeds=500, workers=workers)),
         values=(1, 10, 100, 1000),
         actions=("plan", "follow"),
-        most={},
+        fixed="1,000 units, one worker of N",
     ),
 }
 
@@ -283,10 +286,10 @@ def draw(curves: dict[str, Any], path: str) -> None:
                 style = {"color": COLOURS[action], "marker": "o", "markersize": 4, "linewidth": 1.5}
                 panel.plot([*points], values, **style)
             dress(panel)
-        panels[0, column].set_title(name, fontsize=11)
-        panels[1, column].set_xlabel(name)
+        panels[0, column].set_title(AXES[name].fixed, fontsize=9, color="#555555")
+        panels[1, column].set_xlabel(name, fontsize=11)
     panels[0, 0].set_ylabel("processor time, s")
-    panels[1, 0].set_ylabel("memory that is taken, MB")
+    panels[1, 0].set_ylabel("memory, MB")
     for action, colour in COLOURS.items():
         panels[0, 0].plot([], [], color=colour, marker="o", markersize=4, label=action)
     panels[0, 0].plot([], [], color="#999999", linestyle=":", label="linear")
@@ -299,6 +302,7 @@ def draw(curves: dict[str, Any], path: str) -> None:
 def dress(panel: Any) -> None:
     panel.set_xscale("log")
     panel.set_yscale("log")
+    panel.yaxis.set_major_formatter("{x:g}")
     panel.grid(True, which="major", linewidth=0.4, alpha=0.5)
     panel.spines[["top", "right"]].set_visible(False)
 

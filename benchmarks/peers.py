@@ -2,16 +2,17 @@
 
     python benchmarks/peers.py [LOGITS.npz] [--images N] [--kills N] [--check] [--json]
 
-LOGITS.npz holds `teacher` and `student`, raw logits `[views, classes]`, and may hold `image_id` and
-`head` (benchmarks/README.md says how to make one). Codecs are fitted on the views of one half of its
-images; those of the other half are kept, over and over with a little noise until there are N images
-under 4 seeds. Without a file logits are drawn, whose bytes say nothing of a real teacher.
+LOGITS.npz holds `teacher` and `student`, raw logits `[views, classes]`, and may hold `image_id`
+and `head` (benchmarks/README.md says how to make one). Codecs are fitted on the views of one half
+of its images; those of the other half are kept, over and over with a little noise until there are N
+images under 4 seeds. Without a file logits are drawn, whose bytes say nothing of a real teacher.
 
 The peers are written here from their published formats, as plainly as may be; their own code may do
 better or worse. They do not sync what they write; kdcache does, and waits for it. Reading is of one
 seed, in batches of 256 views, from the page cache, with one thread. `random` is an epoch in random
-order, `pass` is one in the order in which views lie. kdcache reads random rows from a slab, which is
-made once on each machine; `slab` is how fast.
+order, `pass` is one in the order in which views lie. kdcache reads random rows from a slab, which
+is made once on each machine; `slab` is how fast. Bytes are of all files but what a cache has once,
+whatever it holds.
 
 With --kills each writer is killed so often, at a random moment. `kept` is the share of the views
 that it had been given by then that can be read afterwards and are right; `told` is how many times
@@ -19,39 +20,29 @@ a plain pass over the seed that it was at raised an error, and did not just end 
 """
 
 import argparse
-import multiprocessing
 import os
 import shutil
-import signal
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from measure import Times, interleave, make_parser, report, spread, spreads
-from peer_stores import (
+from kills import kill_all
+from measure import Times, interleave, make_parser, report, spreads
+from peer_stores import BatchFiles, Full, Parquet, Pickles, RawFile, Tar, TopK
+from stores import (
     BATCH,
-    BatchFiles,
     Entries,
-    Full,
     Kdcache,
     KdcacheReader,
-    Parquet,
-    Payload,
-    Pickles,
-    RawFile,
     Reader,
     Records,
-    Store,
-    Tar,
-    TopK,
-    ViewBatch,
-    by_seed,
+    Variant,
+    batches,
 )
 from torch import Tensor
 
@@ -69,11 +60,6 @@ FIT_AND_MANIFEST = ("codec", "zarr.json", "manifest.json")
 WHOLE = "lowrank:step=0.45"
 PLAIN = "memory map"
 RAW = "raw entries, k=10"
-
-
-class Variant(NamedTuple):
-    store: Store
-    payload: Payload
 
 
 def drawn_pairs() -> Pairs:
@@ -100,18 +86,6 @@ def views_of(logits: Tensor, count: int) -> Tensor:
         noise = NOISE * torch.randn(logits.shape, generator=generator)
         parts.append(logits[order] + noise)
     return torch.cat(parts)[:count]
-
-
-def batches(views: Tensor, *, by_image: bool) -> Iterator[ViewBatch]:
-    """Yield the views, `[seeds, rows, classes]`, as a teacher gives them in the order of a store."""
-    num_seeds, num_rows, classes = views.shape
-    groups = [list(range(num_seeds))] if by_image else [[seed] for seed in range(num_seeds)]
-    for seeds in groups:
-        size = BATCH // len(seeds)
-        for start in range(0, num_rows, size):
-            rows = np.arange(start, min(start + size, num_rows))
-            logits = views[seeds[0] : seeds[-1] + 1, start : start + size]
-            yield ViewBatch(seeds, rows, logits.reshape(-1, classes))
 
 
 def make_variants(fitting: Pairs, rows: int) -> dict[str, Variant]:
@@ -146,7 +120,7 @@ def make_variants(fitting: Pairs, rows: int) -> dict[str, Variant]:
 def measure(
     folder: Path, variants: dict[str, Variant], views: Tensor, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Return bytes and rates of each variant, and how fast kdcache gathers beside a plain `take`."""
+    """Return bytes and rates of each variant, and how fast kdcache gathers beside others."""
     num_views = views.shape[0] * views.shape[1]
     writing = interleave(
         {name: writer(variant, folder / slug(name), views) for name, variant in variants.items()},
@@ -279,106 +253,6 @@ def sizes(folder: Path, num_views: int) -> dict[str, float]:
         "disk_bytes": blocks / num_views,
         "bytes_once": once,
         "files": files,
-    }
-
-
-def killed(variant: Variant, folder: Path, views: Tensor, random: np.random.Generator) -> int:
-    """Kill a writer in the middle; return the views that it had been given by then."""
-    num_views = views.shape[0] * views.shape[1]
-    context = multiprocessing.get_context("fork")
-    given = context.Value("q", 0)
-
-    def counted() -> Iterator[ViewBatch]:
-        for batch in batches(views, by_image=variant.store.by_image):
-            given.value += len(batch.logits)
-            yield batch
-
-    process = context.Process(target=variant.store.write, args=(folder, counted()))
-    target = random.uniform(0.2, 0.8) * num_views
-    start = time.perf_counter()
-    process.start()
-    while given.value < target and process.is_alive():
-        time.sleep(0.0001)
-    batch_seconds = (time.perf_counter() - start) * BATCH / max(given.value, 1)
-    time.sleep(random.uniform(0, batch_seconds))
-    process.kill()
-    process.join()
-    if process.exitcode == -signal.SIGKILL:
-        return int(given.value)
-    # it was done first, on a busy machine
-    shutil.rmtree(folder)
-    return killed(variant, folder, views, random)
-
-
-def what_is_left(variant: Variant, folder: Path, views: Tensor, given: int) -> dict[str, Any]:
-    """Return how many views can be read one by one, how many of them are wrong, and whether a pass
-    over the seed that the writer was at raises."""
-    right = 0
-    wrong = 0
-    open_store = cache(lambda: variant.store.open(folder))  # again, where it cannot be opened
-    for batch in batches(views, by_image=variant.store.by_image):
-        expected = by_seed(batch, variant.payload.encode(batch.logits))
-        for place, seed in enumerate(batch.seeds):
-            for rows, entries in readable(open_store, batch.rows, seed):
-                exact = expected[place, rows - batch.rows[0]]
-                is_right = (raw_bytes(entries) == raw_bytes(exact)).all(1)
-                right += int(is_right.sum())
-                wrong += int((~is_right).sum())
-    seed = 0 if variant.store.by_image else (given - 1) // views.shape[1]
-    told = pass_raises(variant, folder, seed)
-    return {"given": given, "right": right, "wrong": wrong, "pass_raises": told}
-
-
-def raw_bytes(entries: Entries) -> np.ndarray:
-    return np.ascontiguousarray(entries).view(np.uint8).reshape(len(entries), -1)
-
-
-def readable(
-    open_store: Callable[[], Reader], rows: np.ndarray, seed: int
-) -> Iterator[tuple[np.ndarray, Entries]]:
-    """Yield the rows that can be read, with what is read: all, or those of either half."""
-    try:
-        entries = open_store().read(rows, seed)
-    except Exception:  # noqa: BLE001 (whatever a reader of a cut file raises)
-        if len(rows) > 1:
-            middle = len(rows) // 2
-            yield from readable(open_store, rows[:middle], seed)
-            yield from readable(open_store, rows[middle:], seed)
-        return
-    yield rows, entries
-
-
-def pass_raises(variant: Variant, folder: Path, seed: int) -> bool:
-    try:
-        for _ in variant.store.open(folder).scan(seed):
-            pass
-    except Exception:  # noqa: BLE001
-        return True
-    return False
-
-
-def kill_all(
-    folder: Path, variants: dict[str, Variant], views: Tensor, kills: int
-) -> dict[str, Any]:
-    """Return, by variant, what was left after each of its kills; nothing if there were none."""
-    cases: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
-    for kill in range(kills):
-        for name, variant in variants.items():
-            path = folder / f"killed-{slug(name)}"
-            given = killed(variant, path, views, np.random.default_rng(kill))
-            cases[name].append(what_is_left(variant, path, views, given))
-            shutil.rmtree(path, ignore_errors=True)
-    if not kills:
-        return {}
-    return {name: summary(of_variant) for name, of_variant in cases.items()}
-
-
-def summary(cases: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "kills": cases,
-        "kept": spread([case["right"] / case["given"] for case in cases]),
-        "wrong": sum(case["wrong"] for case in cases),
-        "told": sum(case["pass_raises"] for case in cases),
     }
 
 

@@ -14,6 +14,7 @@ from kdcache.cache import Cache, open_cache
 from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.documents.commit import Commit, commit_key
 from kdcache.cache.documents.parts import Probe
+from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.storage.folder import Folder
 from kdcache.cache.storage.protocol import Entry
 from kdcache.codecs import open_codec
@@ -82,16 +83,15 @@ def simulate(folder: Path, size: Size) -> Path:
             (folder / key).write_bytes(data)
         (folder / commit_key(seed, 0)).parent.mkdir(parents=True, exist_ok=True)
         for unit in range(cache.manifest.num_units):
-            _commit(cache, folder, first, seed, unit, size.workers)
+            worker = (seed * cache.manifest.num_units + unit) % size.workers
+            _commit(cache, folder, first, (seed, unit), worker)
     return folder
 
 
-def _commit(
-    cache: Cache, folder: Path, first: Commit, seed: int, unit: int, num_workers: int
-) -> None:
+def _commit(cache: Cache, folder: Path, first: Commit, place: Unit, worker: int) -> None:
     """Write the commit of a unit whose object is that of the first one."""
+    seed, unit = place
     span = cache.manifest.unit_range(unit)
-    worker = (seed * cache.manifest.num_units + unit) % num_workers
     commit = replace(
         first,
         seed=seed,

@@ -68,26 +68,50 @@ def test_a_benchmark_of_whole_commands_runs(
 
 
 @pytest.mark.slow
-def test_large_caches_are_simulated(tmp_path: Path) -> None:
-    result = json.loads(
-        benchmark(
-            tmp_path, "scale", "--rows", "40000", "--seeds", "20", "--unit-rows", "1000", "--json"
-        )
-    )
-    cases = [case for name, case in result.items() if name != "machine"]
-    assert all(case["open"]["objects"] == 1 and "heads" not in case["open"] for case in cases)
-    assert [case["commits of a seed"]["commits"] for case in cases] == [40, 4, 40, 10]
+def test_how_time_and_memory_grow_is_measured_on_simulated_caches(tmp_path: Path) -> None:
+    words = ("--axes", "seeds", "workers", "--most", "10", "--repetitions", "1", "--json")
+    plot = tmp_path / "curves.png"
+    axes = json.loads(benchmark(tmp_path, "curves", *words, "--plot", str(plot)))["axes"]
+    of_seeds = {name: points["10"] for name, points in axes["seeds"]["actions"].items()}
+    assert of_seeds["open"]["requests"] == {"objects": 1}
+    assert of_seeds["first batch"]["requests"]["commits"] == 2, "those of one seed"
+    assert of_seeds["verify"]["requests"]["commits"] == 20
+    assert all(point["cpu"] > 0 and point["megabytes"] > 0 for point in of_seeds.values())
+    assert [*axes["workers"]["actions"]["plan"]] == ["1", "10"]
+    assert plot.stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_other_ways_to_keep_logits_are_measured(tmp_path: Path) -> None:
+    path = tmp_path / "logits.npz"
+    logits_file(path)
+    words = ("--images", "256", "--repetitions", "1", "--kills", "1", "--check", "--json")
+    code, out, err = script(
+        ROOT / "benchmarks" / "peers.py", str(path), *words, folder=tmp_path
+    ).end(300)
+    assert code in (0, 1), err  # goals are for 1,000 classes and a quiet machine
+    result = json.loads(out)
+    assert len(result["goals"]) == 7
+    assert result["variants"]["raw entries, k=10"]["bytes"] == 53
+    for name, case in result["variants"].items():
+        assert case["random"]["wall"]["min"] > 0 and case["pass"]["wall"]["min"] > 0
+        (kill,) = result["kills"][name]["kills"]
+        assert kill["right"] <= kill["given"] and not kill["wrong"]
+        assert kill["pass_raises"] or "kdcache" not in name
+
+
+def logits_file(path: Path) -> None:
+    generator = np.random.default_rng(0)
+    head, features = generator.normal(size=(120, 8)), generator.normal(size=(700, 8))
+    student = (features + generator.normal(size=features.shape)) @ head.T
+    arrays = {"teacher": features @ head.T, "student": student, "head": head}
+    np.savez(path, image_id=np.arange(700) // 7, **arrays)
 
 
 @pytest.mark.slow
 def test_codecs_are_timed_and_measured_over_splits(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    head, features = generator.normal(size=(120, 8)), generator.normal(size=(700, 8))
-    student = (features + generator.normal(size=features.shape)) @ head.T
     path = tmp_path / "logits.npz"
-    np.savez(
-        path, teacher=features @ head.T, student=student, image_id=np.arange(700) // 7, head=head
-    )
+    logits_file(path)
     speed = json.loads(benchmark(tmp_path, "codecs", str(path), "--repetitions", "1", "--json"))
     assert speed["codecs"]["lowrank:step=2.0"]["encode_views_per_second"]["min"] > 0
     words = ("--splits", "2", "--codec", "lowrank:bytes=8", "--without-head", "--json")
