@@ -22,6 +22,7 @@ above 1.2, where it is large enough to be told from noise.
 """
 
 import argparse
+import gc
 import math
 import multiprocessing
 import os
@@ -209,6 +210,7 @@ def measured(path: Path, action: str, point: Point) -> dict[str, Any]:
 def _run(path: Path, action: str, point: Point, sender: Connection) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as home:
         os.environ["KDCACHE_HOME"] = home  # slabs of this process only
+        gc.freeze()  # what was inherited is not gone through again
         Path("/proc/self/clear_refs").write_text("5")  # the peak of memory begins anew
         held = _memory("VmHWM")
         wall = time.perf_counter()
