@@ -97,7 +97,8 @@ def test_other_ways_to_keep_logits_are_measured(tmp_path: Path) -> None:
         assert case["random"]["wall"]["min"] > 0 and case["pass"]["wall"]["min"] > 0
         (kill,) = result["kills"][name]["kills"]
         assert kill["right"] <= kill["given"] and not kill["wrong"]
-        assert kill["pass_raises"] or "kdcache" not in name
+        is_whole = kill["right"] == kill["given"]  # killed just after a commit
+        assert kill["pass_raises"] or is_whole or "kdcache" not in name
 
 
 def logits_file(path: Path) -> None:
