@@ -22,8 +22,7 @@ data=${1:-data}
 out=${2:-fashion-runs}
 read -ra run_seeds <<< "${RUN_SEEDS:-0 1 2}"
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" # cifar_models.py
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"       # the loader's process needs the other core
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # the loader's process needs the other core
 
 if [[ ! -f $data/FashionMNIST/raw/train-images-idx3-ubyte ]]; then
     echo "no Fashion-MNIST in $data/FashionMNIST/raw; the head of $0 says how to get it" >&2
@@ -31,7 +30,7 @@ if [[ ! -f $data/FashionMNIST/raw/train-images-idx3-ubyte ]]; then
 fi
 train="torchvision:FashionMNIST,root=$data,train=true"
 test="torchvision:FashionMNIST,root=$data,train=false"
-pixels="classes=10,channels=1,mean=0.286,std=0.353" # of Fashion-MNIST
+pixels="mean=0.286,std=0.353" # of Fashion-MNIST
 settings=(--config cifar --workers 1 --set compute.channels_last=true --data "$train")
 
 step() { # say what runs, and run it; results go to the run's folder, not to the terminal
@@ -42,16 +41,16 @@ step() { # say what runs, and run it; results go to the run's folder, not to the
 mkdir -p "$out"
 
 step train-student "$out/teacher" "${settings[@]}" --recipe "$here/fashion.toml" --eval-data "$test" --seeds 100:105 \
-    --student "cifar_models:resnet,depth=20,$pixels" --loss ce --epochs 5 --batch-size 128 \
+    --student "cifar:resnet20,$pixels" --loss ce --epochs 5 --batch-size 128 \
     --set "schedule.decay_milestones=[3, 4]" # seeds that are not dumped
 
 step dump-teacher "$out/cache" "${settings[@]}" --recipe "$here/fashion.toml" --seeds 0:4 --codec full:dtype=float16 \
-    --teacher "cifar_models:resnet,depth=20,$pixels,weights=$out/teacher/student.safetensors"
+    --teacher "cifar:resnet20,$pixels,weights=$out/teacher/student.safetensors"
 kdcache info "$out/cache" --json > "$out/cache.json"
 
 student() { # student NAME LOSS RUN_SEED: a sixth of the images, a fifteenth of the paper's epochs, the rate falls as there
     step train-student "$out/$1-$3" "${settings[@]}" --cache "$out/cache" --eval-data "$test" --run-seed "$3" \
-        --student "cifar_models:resnet,depth=8,$pixels" --loss "$2" --epochs 16 --set samples=0:10000 \
+        --student "cifar:resnet8,$pixels" --loss "$2" --epochs 16 --set samples=0:10000 \
         --set "schedule.decay_milestones=[10, 12, 14]"
 }
 

@@ -6,6 +6,10 @@ from kdcache.models.building import Family
 from kdcache.targets import ClassBoxes, ClassLabel, ClassMask
 
 FAMILIES: dict[str, Family] = {
+    "cifar": Family(
+        {ClassLabel.task: late("kdcache.models.cifar:build_classifier")},
+        check=late("kdcache.models.cifar:check"),
+    ),
     "timm": Family(
         {
             ClassLabel.task: late("kdcache.models.timm:build_classifier"),
