@@ -104,17 +104,17 @@ def plain_transforms() -> dict[str, list[Callable[[Any], Any]]]:
         "eval": evaluation,
         "eval-whole": eval_whole,
         "imagenet-b1": b1,
-        "imagenet-b2": strong(BILINEAR, None, 0.2),
-        "imagenet-b3": strong(BICUBIC, Image.Resampling.BICUBIC, 0.25),
+        "imagenet-b2": strong(BILINEAR, 0.2),
+        "imagenet-b3": strong(BICUBIC, 0.25),
     }
 
 
-def strong(
-    crop: InterpolationMode, shift: Image.Resampling | None, erasing: float
-) -> list[Callable[[Any], Any]]:
-    hints = {"translate_const": 100, "img_mean": (124, 116, 104)} | (
-        {"interpolation": shift} if shift else {}
-    )
+def strong(crop: InterpolationMode, erasing: float) -> list[Callable[[Any], Any]]:
+    hints = {
+        "translate_const": 100,
+        "img_mean": (124, 116, 104),
+        "interpolation": Image.Resampling.BILINEAR,
+    }
     policy = rand_augment_transform("rand-m9-mstd0.5", hints)
     floats = [
         v2.PILToTensor(),

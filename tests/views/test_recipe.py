@@ -45,6 +45,7 @@ def test_the_shipped_recipes_are_there_and_render() -> None:
             *("coco", "coco-ssd", "detection-eval", "detection-small"),
             "digits",
             "eval",
+            "eval-bicubic",
             "eval-whole",
             "imagenet-b1",
             "imagenet-b2",

@@ -33,6 +33,7 @@ SIZES = {
     "imagenet-b2": 24,
     "imagenet-b3": 24,
     "eval": 24,
+    "eval-bicubic": 24,
     "detection-eval": 24,
     "detection-small": 24,
 }  # small ones: what is tested does not depend on it
