@@ -3,15 +3,19 @@
 timm:resnet50,pretrained=true
 timm:resnet18,output_stride=8           of segmentation: a plain head of one 3x3 and one 1x1
                                         convolution on the last map of a backbone
+timm:resnet18,output_stride=8,decoder=deeplabv3,aux_loss=true
+                                        or another head, and an auxiliary one on the map before
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from kdcache.config.spec import Spec, choose
-from kdcache.errors import ModelError
+from kdcache.errors import ModelError, UsageError
 from kdcache.models.building import Built, constructing
+from kdcache.models.map_heads import MAP_HEADS, plain_head
 from kdcache.models.preprocessing import Preprocessing
 from kdcache.shapes import as_size
 
@@ -44,8 +48,8 @@ def build_classifier(spec: Spec, classes: int | None, channels: int) -> Built:
 
 
 def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
-    """Return a backbone of timm with a plain head, and the mean and std of the backbone's
-    weights.
+    """Return a backbone of timm with the head that `decoder` names, by default a plain one, and the
+    mean and std of the backbone's weights.
 
     Raises:
         UsageError: no such model or option.
@@ -61,13 +65,19 @@ def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
             " weights=FILE"
         )
     options: dict[str, Any] = dict(spec.options)
+    decoder = choose(str(options.pop("decoder", "fcn")), MAP_HEADS, f"decoder of model {spec}")
+    is_auxiliary = options.pop("aux_loss", None)
+    if is_auxiliary not in (None, True, False):
+        raise UsageError(f"model {spec}: aux_loss is {is_auxiliary!r}; write true or false")
+    indices = (-2, -1) if is_auxiliary else (-1,)
     with constructing(spec, "not every model of timm takes output_stride, or gives maps"):
         backbone = timm.create_model(
-            name, in_chans=channels, features_only=True, out_indices=(-1,), **options
+            name, in_chans=channels, features_only=True, out_indices=indices, **options
         )
     weights_config = getattr(backbone, "pretrained_cfg", None) or {}
     config = timm.data.resolve_data_config({}, pretrained_cfg=weights_config)
-    return _BackboneMaps(backbone, classes), {"mean": config["mean"], "std": config["std"]}
+    module = _BackboneMaps(backbone, classes, MAP_HEADS[decoder], is_auxiliary=is_auxiliary)
+    return module, {"mean": config["mean"], "std": config["std"]}
 
 
 def timm_preprocessing(model: nn.Module) -> Preprocessing | None:
@@ -102,17 +112,33 @@ def check(spec: Spec) -> None:
 
 
 class _BackboneMaps(nn.Module):
-    """A backbone of timm with a plain head on its last map."""
+    """A backbone of timm with a head on its last map, and perhaps an auxiliary one on the map
+    before; names of its state are torchvision's."""
 
-    def __init__(self, backbone: Any, classes: int) -> None:
+    def __init__(
+        self,
+        backbone: Any,
+        classes: int,
+        head: Callable[[int, int], nn.Module],
+        *,
+        is_auxiliary: bool | None,
+    ) -> None:
         super().__init__()
-        from torchvision.models.segmentation.fcn import FCNHead  # noqa: PLC0415
-
+        self.not_loaded: tuple[str, ...] = ()
+        """Prefixes of names in a file of weights that are left out, as the spec says."""
+        if is_auxiliary is False:
+            self.not_loaded = ("aux_classifier.",)
+        channels = backbone.feature_info.channels()
         self.backbone = backbone
-        self.classifier = FCNHead(backbone.feature_info.channels()[-1], classes)
+        self.classifier = head(channels[-1], classes)
+        self.aux_classifier = None
+        if is_auxiliary:
+            self.aux_classifier = plain_head(channels[-2], classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the map."""
-        features = self.backbone(images)[-1]
-        maps: Tensor = self.classifier(features)
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the main map, and the auxiliary one if there is such a head."""
+        *others, last = self.backbone(images)
+        maps = [self.classifier(last)]
+        if self.aux_classifier is not None:
+            maps.append(self.aux_classifier(others[-1]))
         return maps
