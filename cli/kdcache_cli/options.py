@@ -49,7 +49,7 @@ _SHARED = (
     click.option(
         "--config",
         "file",
-        help="TOML file, or cifar, cityscapes, imagenet-b1 to -b3; flags override it.",
+        help="TOML file, or cifar, cityscapes, voc, imagenet-b1 to -b3; flags override it.",
         metavar="FILE|NAME",
     ),
     click.option(

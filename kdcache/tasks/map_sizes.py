@@ -7,13 +7,20 @@ from torch.nn import functional
 from kdcache.shapes import Maps, Masks, SmallMasks
 
 
-def upsampled(maps: Maps, size: tuple[int, int]) -> Tensor:
-    """Return maps brought to `size`, bilinear between the centres of pixels, `[views, classes,
-    height, width]`."""
+def upsampled(maps: Maps, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
+    """Return maps brought to `size`, `[views, classes, height, width]`, bilinear between the
+    centres of pixels.
+
+    Args:
+        maps: of class logits.
+        size: height and width.
+        align_corners: whether the centres of the pixels in the corners lie on each other, as in
+            older code; by default the edges of the maps do.
+    """
     planes = maps.permute(0, 3, 1, 2)
     if planes.shape[2:] == size:
         return planes
-    return functional.interpolate(planes, size, mode="bilinear", align_corners=False)
+    return functional.interpolate(planes, size, mode="bilinear", align_corners=align_corners)
 
 
 def masks_at(masks: Masks, size: tuple[int, int]) -> SmallMasks:

@@ -7,6 +7,7 @@ al., NeurIPS 2022) and PSPNet's before it.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,9 +39,12 @@ _AS_CLASS = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
 class Segmentation:
     """The task `segmentation`."""
 
+    align_corners: bool = False
+    """How logits are upsampled where labels are compared, see `upsampled`."""
     name: ClassVar[str] = ClassMask.task
     best: ClassVar[str] = "miou"
     summary: ClassVar[tuple[str, ...]] = ("miou", "pixel_accuracy", "eval_loss")
@@ -78,7 +82,9 @@ class Segmentation:
             terms: dict[str, Scalar] = {}
             if head < len(segments):
                 terms = _against(loss, maps, segments[head], masks)
-            terms["task"] = loss.ce * pixel_loss(maps, masks, label_smoothing=label_smoothing)
+            terms["task"] = loss.ce * pixel_loss(
+                maps, masks, label_smoothing=label_smoothing, align_corners=self.align_corners
+            )
             if head:
                 _add_auxiliary(sums, terms)
             else:
@@ -109,7 +115,7 @@ class Segmentation:
 
     def score(self, class_names: Sequence[str], device: torch.device | str) -> "MapScore":
         """Return an empty score."""
-        return MapScore(class_names, device)
+        return MapScore(class_names, device, align_corners=self.align_corners)
 
     def reports(self, class_names: Sequence[str], device: torch.device | str) -> Sequence[Any]:
         """Return none: the scores have each class."""
@@ -170,10 +176,12 @@ def _against_one(loss: Loss, maps: Maps, teacher: SoftTargets, masks: Masks) -> 
     return loss.terms(rows[indices], picked_targets, labels[indices])
 
 
-def pixel_loss(maps: Maps, masks: Masks, *, label_smoothing: float = 0.0) -> Scalar:
+def pixel_loss(
+    maps: Maps, masks: Masks, *, label_smoothing: float = 0.0, align_corners: bool = False
+) -> Scalar:
     """Return the cross-entropy at the masks' size, float32, the mean over the pixels that have a
     class; 0 if none has."""
-    planes = upsampled(maps.float(), _size_of(masks))
+    planes = upsampled(maps.float(), _size_of(masks), align_corners=align_corners)
     labels = masks.long()
     loss_sum = functional.cross_entropy(
         planes,
@@ -200,8 +208,15 @@ class MapScore:
     five lines, to which a library of metrics would add a dependency and no digit.
     """
 
-    def __init__(self, class_names: Sequence[str], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        device: torch.device | str = "cpu",
+        *,
+        align_corners: bool = False,
+    ) -> None:
         self._names = class_names
+        self._align_corners = align_corners
         num_pairs = len(class_names) ** 2
         self._counts = torch.zeros(num_pairs, dtype=torch.float64, device=device)
         self._loss = torch.zeros(1, dtype=torch.float64, device=device)
@@ -209,7 +224,8 @@ class MapScore:
     def add(self, logits: ViewLogits, labels: Labels) -> None:
         """Count a batch, of which the main head's maps are upsampled; nothing is copied from the
         device until `result`."""
-        planes = upsampled(logits[:, 0].float(), _size_of(labels.first))
+        size = _size_of(labels.first)
+        planes = upsampled(logits[:, 0].float(), size, align_corners=self._align_corners)
         targets = labels.first.long()
         loss = functional.cross_entropy(planes, targets, ignore_index=IGNORED, reduction="sum")
         self._loss += loss
@@ -242,7 +258,13 @@ class MapScore:
         }
 
 
-def slide(model: torch.nn.Module, views: Tensor, window: tuple[int, int]) -> ViewLogits:
+def slide(
+    model: torch.nn.Module,
+    views: Tensor,
+    window: tuple[int, int],
+    *,
+    align_corners: bool = False,
+) -> ViewLogits:
     """Return the main head's logits of views of any size, `[views, 1, height, width, classes]`,
     from windows of one size.
 
@@ -258,7 +280,8 @@ def slide(model: torch.nn.Module, views: Tensor, window: tuple[int, int]) -> Vie
             columns = slice(left, left + window[1])
             part = views[:, :, rows, columns]
             maps = model(part)[:, 0].float()
-            planes = upsampled(maps, (part.shape[2], part.shape[3]))
+            size = (part.shape[2], part.shape[3])
+            planes = upsampled(maps, size, align_corners=align_corners)
             if sums.ndim == 0:
                 sums = planes.new_zeros(len(views), planes.shape[1], height, width)
             sums[:, :, rows, columns] += planes

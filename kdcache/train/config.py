@@ -41,6 +41,10 @@ class TrainConfig(LoaderConfig):
     eval_window: tuple[int, ...] | None = None
     """Height and width of windows that slide over images that segmentation is evaluated on; by
     default they are seen whole."""
+    align_corners: bool = False
+    """Whether maps of segmentation are upsampled to their masks, in training and evaluation,
+    between the centres of the pixels in the corners, as in older code, and not between their
+    edges."""
     loss_warmup_epochs: int = 0
     """Over how many epochs the weight of the terms against the teacher rises, an equal step each
     epoch, as DKD's authors have it."""

@@ -59,7 +59,7 @@ class TrainingData:
                 check_records(cache, loss, config.loss)
 
         replay = open_replay(first, needs, check=check_cache)
-        self.task: Task = open_task(task_of(replay.source))
+        self.task: Task = open_task(task_of(replay.source), align_corners=first.align_corners)
         self.learners: dict[str, Learner] = {}
         """By the folder of the run."""
         for config, loss in zip(configs, losses, strict=True):

@@ -48,6 +48,7 @@ class Evaluation:
         batch_size: int,
         compute: Compute,
         window: Sequence[int] | None = None,
+        align_corners: bool = False,
     ) -> None:
         """Open `data`.
 
@@ -62,17 +63,19 @@ class Evaluation:
             compute: where and how models run.
             window: height and width of windows that slide over the views of segmentation; by
                 default they are seen whole.
+            align_corners: how maps of segmentation are upsampled.
 
         Raises:
             MismatchError: other classes than the training source has, or targets of another kind.
-            UsageError: a window that is none, or for classification.
+            UsageError: a window that is none, or one of these two for another task.
         """
         self.source = open_source(data) if isinstance(data, str) else data
         self._compute = compute
         self.recipe = recipe
         if training is not None:
             _require_same_classes(training, self.source)
-        self._task = open_task(task_of(self.source))
+        self._task = open_task(task_of(self.source), align_corners=align_corners)
+        self._align_corners = align_corners
         # of what is not installed it is told before the run
         self._task.score(_class_names(self.source), compute.device)
         self._window = check_window(window)
@@ -197,7 +200,7 @@ class Evaluation:
     def _output(self, model: nn.Module, views: Views) -> Any:
         with model_code(f"a model on evaluation views of {size_text(views.shape[2:])}"):
             if self._window:
-                output: Any = slide(model, views, self._window)
+                output: Any = slide(model, views, self._window, align_corners=self._align_corners)
             else:
                 output = model(views)
         given_classes = num_classes(output)
@@ -223,6 +226,7 @@ def evaluate(
     device: str | None = None,
     precision: Literal["float32", "bfloat16", "float16"] = "float32",
     window: tuple[int, int] | None = None,
+    align_corners: bool = False,
 ) -> dict[str, float]:
     """Return the scores of a model: `top1`, `top5` and `eval_loss`; of segmentation `miou`, of
     detection `ap`, and others.
@@ -242,6 +246,8 @@ def evaluate(
         device: `auto`, `cpu`, `cuda` or `cuda:N`, to which the model goes; by default where it is.
         precision: the autocast type of the model.
         window: height and width of windows that slide over the views of segmentation.
+        align_corners: whether maps of segmentation are upsampled between the centres of the pixels
+            in the corners, and not between their edges.
 
     Raises:
         UsageError: an argument that cannot be meant.
@@ -271,6 +277,7 @@ def evaluate(
         size=student.preprocessing.size,
         batch_size=batch_size,
         window=window,
+        align_corners=align_corners,
         compute=compute,
     )
     try:

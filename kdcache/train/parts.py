@@ -101,6 +101,7 @@ def open_evaluation(
         size=student.preprocessing.size,
         batch_size=config.batch_size,
         window=config.eval_window,
+        align_corners=config.align_corners,
         compute=compute,
     )
     SeenLabels(evaluation.source)  # tells it

@@ -117,6 +117,7 @@ def test_length_batch_and_loss_are_the_papers(name: str) -> None:
     loss: Any = open_loss(config.loss)
     assert (loss.tau, loss.beta, loss.gamma) == WEIGHTS.get(name, (1, 2, 2))
     assert (loss.ce, loss.standardize) == (1, False)
+    assert config.align_corners == (name == "cityscapes")
     found = {
         "label_smoothing": config.label_smoothing,
         "clip_grad": config.clip_grad,

@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kdcache.errors import UsageError
 from kdcache.losses import open_loss
 from kdcache.models.vision_model import TeacherLogits
 from kdcache.positions import Heads, layout_of_sites
 from kdcache.shapes import Labels, ViewLogits
 from kdcache.soft_targets import SegmentTargets, SoftTargets, by_segment
+from kdcache.tasks import open_task
 from kdcache.tasks.map_sizes import masks_at
 from kdcache.tasks.segmentation import (
     AUXILIARY,
@@ -222,6 +224,41 @@ def test_sliding_windows_cover_all_once_they_are_averaged(size: tuple[int, int])
     model.register_forward_hook(lambda module, given, found: seen.append(tuple(given[0].shape[2:])))
     torch.testing.assert_close(slide(model, views, (12, 16)), Local()(views))
     assert set(seen) == {(min(12, size[0]), min(16, size[1]))}, "windows of one size"
+
+
+def test_corners_are_aligned_in_loss_and_score_if_that_is_asked_for() -> None:
+    task = open_task("segmentation", align_corners=True)
+    logits, target = maps(2, 1, 4, 6, 5), masks()
+    planes = nn.functional.interpolate(
+        logits[:, 0].permute(0, 3, 1, 2), (16, 24), mode="bilinear", align_corners=True
+    )
+    expected = float(nn.functional.cross_entropy(planes, target.long(), ignore_index=255))
+    terms = task.terms(
+        open_loss("ce"), logits, as_maps(logits), Labels(target), label_smoothing=0.0
+    )
+    assert float(terms["task"]) == pytest.approx(expected, rel=1e-6)
+    scores = []
+    for one in (task, TASK):
+        score = one.score([*"abcde"], "cpu")
+        score.add(logits, Labels(target))
+        scores.append(score.result()["eval_loss"])
+    assert scores[0] == pytest.approx(expected, rel=1e-6) and scores[1] != pytest.approx(scores[0])
+
+
+def test_windows_are_upsampled_with_aligned_corners_too() -> None:
+    class Coarse(nn.Module):
+        def forward(self, views: Tensor) -> Tensor:
+            return nn.functional.avg_pool2d(views, 4).permute(0, 2, 3, 1)[:, None]
+
+    views = maps(1, 3, 16, 24)
+    whole = slide(Coarse(), views, (16, 24), align_corners=True)
+    corners = nn.functional.avg_pool2d(views, 4)[0, :, [0, -1], [0, -1]]
+    torch.testing.assert_close(whole[0, 0, [0, -1], [0, -1]].T, corners)
+
+
+def test_a_task_without_maps_refuses_to_align_corners() -> None:
+    with pytest.raises(UsageError, match="align_corners is not for classification"):
+        open_task("classification", align_corners=True)
 
 
 def test_memory_of_dist_grows_with_the_pixels() -> None:
