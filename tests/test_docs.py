@@ -30,9 +30,11 @@ from torchvision.datasets import cifar
 from kdcache.codecs.registry import CODECS
 from kdcache.config.files import load_config
 from kdcache.dump.run import DumpConfig
+from kdcache.losses import open_loss
 from kdcache.losses.registry import LOSSES
 from kdcache.models.model import open_model
 from kdcache.models.registry import FAMILIES
+from kdcache.models.specs import check_model
 from kdcache.models.wrapping import wrapped
 from kdcache.sources.registry import OPENERS
 from kdcache.train.run import TrainConfig
@@ -268,7 +270,9 @@ SMALLER = {
         "tiny_models:segmenter,stride=8,classes=21,input_size=64x128"
     ),
     "torchvision:deeplabv3_mobilenet_v3_large,weights_backbone=DEFAULT": "SEGMENTER",
-    "timm:resnet18,output_stride=8,pretrained=true": "SEGMENTER",
+    "timm:resnet18,output_stride=8,pretrained=true,": (
+        "timm:test_resnet,output_stride=8,input_size=64x128,"
+    ),
     "torchvision:resnet34,weights=IMAGENET1K_V1": (
         "timm:test_resnet,weights=teacher.safetensors,input_size=64"
     ),
@@ -278,11 +282,13 @@ SMALLER = {
     "timm:swin_large_patch4_window7_224.ms_in22k_ft_in1k,pretrained=true": (
         "tiny_models:conv,classes=3,channels=3,seed=1,mean=0.5,std=0.25,input_size=64"
     ),
-    "timm:resnet18": "timm:test_resnet,input_size=64",
-    "timm:efficientnet_b0": "timm:test_efficientnet,input_size=64",
+    "torchvision:resnet18": "timm:test_resnet,input_size=64",
+    "timm:tf_efficientnet_b0": "timm:test_efficientnet,input_size=64",
     "timm:swin_tiny_patch4_window7_224": "timm:test_vit,input_size=64",
-    "depth=40,width=2": "depth=10,width=1",
-    "depth=40": "depth=10",
+    "cifar:wrn_40_2": "cifar:resnet8",
+    "cifar:wrn_40_1": "cifar:resnet8",
+    "cifar:resnet32x4": "cifar:resnet8",
+    "resnet32x4_vanilla/ckpt_epoch_240.pth": "runs/wrn-40-2/student.safetensors",
     "--precision bfloat16": "--precision float32",
 }
 """Small models in the place of those of the page, which see small crops where they segment; many
@@ -293,7 +299,6 @@ def test_the_papers_recipes_can_be_planned(tmp_path: Path, monkeypatch: pytest.M
     """Plan each command of the page on a small folder of the same layout; dump one seed for the
     trainings that need a cache."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
     monkeypatch.setattr(cifar, "check_integrity", lambda *file: True)
     write_cifar100(tmp_path / "data")
     write_imagenet(tmp_path / "data" / "imagenet", 6)
@@ -303,9 +308,7 @@ def test_the_papers_recipes_can_be_planned(tmp_path: Path, monkeypatch: pytest.M
         timm.create_model("test_resnet", num_classes=3).state_dict(),
         tmp_path / "teacher.safetensors",
     )
-    teacher = open_model(
-        "cifar_models:wrn,depth=10,width=1", classes=100, recipe=load_recipe("cifar")
-    )
+    teacher = open_model("cifar:resnet8", classes=100, recipe=load_recipe("cifar"))
     (tmp_path / "runs" / "wrn-40-2").mkdir(parents=True)
     save_file(teacher.module.state_dict(), tmp_path / "runs" / "wrn-40-2" / "student.safetensors")
     planned = []
@@ -331,13 +334,27 @@ def test_the_papers_recipes_can_be_planned(tmp_path: Path, monkeypatch: pytest.M
     trainings = [plan for plan in planned if "steps_per_epoch" in plan]
     assert [plan["views"] for plan in dumps] == [
         12 * 240,
+        12 * 240,
         6 * 100,
         6 * 100,
         6 * 100,
         5 * 216,
         4 * 100,
     ]
-    assert [plan["epochs"] for plan in trainings] == [240, 240, 100, 450, 300, 216, 216, 439]
+    epochs = [plan["epochs"] for plan in trainings]
+    assert epochs == [240, 240, 240, 100, 450, 300, 216, 216, 439]
+
+
+def test_models_and_losses_in_the_tables_of_the_papers_recipes_exist() -> None:
+    rows = re.findall(r"^\| .*$", (ROOT / "docs" / "recipes.md").read_text(), re.MULTILINE)
+    specs = re.findall(r"`((?:cifar|timm|torchvision):[^`]*)`", "\n".join(rows))
+    for spec in specs:
+        check_model(spec)
+    assert len(specs) == 2 * (6 + 8 + 5 + 1) + 3
+    losses = re.findall(r"[ `]((?:dist|kl|dkd|nkd):\S*?)`", "\n".join(rows))
+    for loss in losses:
+        open_loss(loss)
+    assert len(losses) == 2 * 4 + 3
 
 
 CLUSTER = ROOT / "docs" / "cluster.md"
