@@ -31,6 +31,11 @@ _OF_CLASSES = ("accuracy/", "iou/", "ap/")
     help="Windows that slide over images of segmentation  [the run's, else none].",
     metavar="HxW",
 )
+@click.option(
+    "--align-corners/--no-align-corners",
+    default=None,
+    help="How maps of segmentation are upsampled  [the run's, else not].",
+)
 @click.option("--batch-size", type=int, help="Views per batch  [256].", metavar="N")
 @compute
 @JSON

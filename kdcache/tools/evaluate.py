@@ -36,6 +36,8 @@ class EvaluateConfig:
     window: tuple[int, ...] | None = None
     """Height and width of windows that slide over images of segmentation; by default the run's,
     else they are seen whole."""
+    align_corners: bool | None = None
+    """Whether maps of segmentation are upsampled so; by default as in the run, else not."""
     batch_size: int = 256
     """Views of a batch."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
@@ -60,10 +62,13 @@ def evaluate_saved(config: EvaluateConfig) -> dict[str, Any]:
     model_spec = config.model
     data = config.data
     window = config.window
+    align_corners = config.align_corners
     if run is not None:
         model_spec = _student_of(Path(config.model), run)
         data = data or run.eval_data
         window = window or run.eval_window
+        if align_corners is None:
+            align_corners = run.align_corners
     if data is None:
         raise UsageError("there is no data to evaluate on; give --data")
     with joined_processes(device_type(config.compute.device)), others_that_fail():
@@ -84,6 +89,7 @@ def evaluate_saved(config: EvaluateConfig) -> dict[str, Any]:
             size=model.preprocessing.size,
             batch_size=config.batch_size,
             window=window,
+            align_corners=bool(align_corners),
             compute=compute,
         )
         try:

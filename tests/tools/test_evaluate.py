@@ -60,6 +60,9 @@ def test_what_cannot_be_evaluated_is_told(run: Path, tmp_path: Path) -> None:
     assert "eval_window is not for classification" in mistake(
         "evaluate", run, "--window", "8x8", *PLACE
     )
+    assert "align_corners is not for classification" in mistake(
+        "evaluate", run, "--align-corners", *PLACE
+    )
 
 
 def labels(targets: list[int]) -> Labels:

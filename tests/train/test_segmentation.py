@@ -18,6 +18,7 @@ from kdcache.errors import KdcacheError, UsageError
 from kdcache.models.model import open_model
 from kdcache.runtime.device import Compute
 from kdcache.sources import open_source
+from kdcache.tools.evaluate import EvaluateConfig, evaluate_saved
 from kdcache.tools.recode import recode_cache
 from kdcache.train.evaluation import Evaluation, evaluation_recipe
 from kdcache.train.metrics_log import read_metrics
@@ -249,6 +250,9 @@ def test_corners_are_aligned_in_training_and_evaluation(tmp_path: Path, exact: P
     for name in ("train_loss", "eval_loss"):
         assert aligned[name] == pytest.approx(plain[name], rel=0.2)
         assert aligned[name] != pytest.approx(plain[name], rel=1e-5)
+    saved = EvaluateConfig(model=str(tmp_path / "aligned"), compute=IN_PROCESS)
+    again = evaluate_saved(saved)["scores"]["eval_loss"]
+    assert again == pytest.approx(aligned["eval_loss"]), "as the run says"
 
 
 @pytest.mark.parametrize(
