@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -42,7 +43,7 @@ class TrainingData:
         """Open all that one student needs, or several that see the same views, and check it.
 
         Args:
-            configs: of the students; see `require_same_views`.
+            configs: of the students; see `require_one_pass`.
 
         Raises:
             KdcacheError: whatever of it cannot be opened, or does not fit together.
@@ -50,7 +51,8 @@ class TrainingData:
         first = configs[0]
         self.compute = Compute(first.compute)
         for config in configs:
-            on_main(_check(config, self.compute), "what can be known of the settings")
+            check = partial(check_training, config, self.compute)
+            on_main(check, "what can be known of the settings")
         losses = [open_loss(config.loss) for config in configs]
         needs: frozenset[Need] = frozenset().union(*(loss.requires for loss in losses))
 
@@ -125,7 +127,3 @@ class TrainingData:
                     " train them one after the other"
                 )
         return first
-
-
-def _check(config: TrainConfig, compute: Compute):  # type: ignore[no-untyped-def]
-    return lambda: check_training(config, compute)

@@ -115,9 +115,7 @@ def _train(configs: Sequence[TrainConfig], stack: ExitStack) -> dict[str, dict[s
     for config in configs:
         folder = own_folder(Path(config.run))
         on_main(partial(stack.enter_context, folder))
-    # several processes would have to agree on it first
-    leaves_others = len(configs) > 1 and world_size() == 1
-    kept_runs = [_opened(trainer, leaves_others=leaves_others) for trainer in trainers]
+    kept_runs = [_opened(trainer, is_alone=len(configs) == 1) for trainer in trainers]
     with heeding(partial(_keep, kept_runs)):
         train_epochs([kept.run for kept in kept_runs])
     results = {}
@@ -144,7 +142,7 @@ class _KeptRun:
         return self.run.trainer
 
 
-def _opened(trainer: Trainer, *, leaves_others: bool) -> _KeptRun:
+def _opened(trainer: Trainer, *, is_alone: bool) -> _KeptRun:
     """Return a run that goes on from its last checkpoint, if it has one."""
     config = trainer.config
     folder = Path(config.run)
@@ -163,7 +161,7 @@ def _opened(trainer: Trainer, *, leaves_others: bool) -> _KeptRun:
     def after_epoch(line: Mapping[str, Any]) -> None:
         keeper.after_epoch(line)
         if is_main():
-            say_epoch(line, config.epochs, of=config.run if leaves_others else "")
+            say_epoch(line, config.epochs, of="" if is_alone else config.run)
 
     run = StudentRun(
         trainer,
@@ -171,7 +169,8 @@ def _opened(trainer: Trainer, *, leaves_others: bool) -> _KeptRun:
         after_step=keeper.after_step,
         before_evaluation=keeper.before_evaluation,
         after_epoch=after_epoch,
-        leaves_others=leaves_others,
+        # several processes would have to agree on it first
+        leaves_others=not is_alone and world_size() == 1,
     )
     return _KeptRun(run, keeper, best)
 
@@ -192,8 +191,10 @@ def _raise_failures(kept_runs: Sequence[_KeptRun]) -> None:
         if kept.run.error is not None:
             failures.append(f"run {kept.trainer.config.run}: {kept.run.error}")
     if failures:
-        count = f"{len(failures)} of {counted(len(kept_runs), 'run')}"
-        raise KdcacheError(f"{count} failed, the others are finished; {'; '.join(failures)}")
+        count = f"{len(failures)} of {counted(len(kept_runs), 'run')} failed"
+        if len(failures) < len(kept_runs):
+            count += ", the others are finished"
+        raise KdcacheError(f"{count}; {'; '.join(failures)}")
 
 
 def _start(run: Path, config: TrainConfig, trainer: Trainer) -> Metrics:

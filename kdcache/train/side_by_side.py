@@ -111,7 +111,9 @@ def train_epoch(runs: Sequence[StudentRun], look: Callable[[], None] = _nothing)
     untrained = [run for run in in_epoch if run.trainer.unscored is None]
     if untrained:
         _train(untrained, look)
-    _score([run for run in in_epoch if run.error is None])
+    trained = [run for run in in_epoch if run.error is None]
+    if trained:
+        _score(trained)
 
 
 def start_epoch(trainers: Sequence[Trainer]) -> list[int]:

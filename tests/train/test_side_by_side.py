@@ -280,6 +280,14 @@ def test_one_that_fails_leaves_the_others(
     assert not (Path(configs[1].run) / "result.json").exists()
 
 
+def test_where_all_fail_each_is_told(tmp_path: Path, cache: str) -> None:
+    configs = []
+    for config in students(tmp_path, cache)[:2]:
+        configs.append(replace(config, optimizer=OptimizerConfig(lr=1e30)))
+    with pytest.raises(KdcacheError, match=r"2 of 2 runs failed.*labels: .*dist: the loss of"):
+        train_students(configs)
+
+
 def test_a_student_too_many_for_the_memory_of_a_gpu_leaves_the_others(
     tmp_path: Path, cache: str, alone: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
