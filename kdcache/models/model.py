@@ -28,6 +28,7 @@ from kdcache.models.preprocessing import chosen_preprocessing
 from kdcache.models.registry import FAMILIES
 from kdcache.models.specs import (
     WeightFiles,
+    has_named_weights,
     require_options,
     take_preprocessing,
     take_weights,
@@ -70,7 +71,7 @@ def open_model(
     files = take_weights(spec, options)
     family = FAMILIES.get(spec.name)
     if trained:
-        _require_trained(text, family, options, files)
+        _require_trained(spec, options, files)
     if any(files) and family is not None and family.is_pretrained:
         options["pretrained"] = False  # the file has all weights: no others need be there
     head_classes: int | None = classes
@@ -113,18 +114,19 @@ def open_model(
     return model
 
 
-def _require_trained(
-    text: str, family: Family | None, options: dict[str, Any], files: WeightFiles
-) -> None:
+def _require_trained(spec: Spec, options: dict[str, Any], files: WeightFiles) -> None:
     """Raise a ModelError if a teacher would have fresh weights; of the user's own functions nothing
     is known."""
     if files.has_new_head:
-        raise ModelError(f"teacher {text!r} has a new head, which is not trained; leave out head")
-    if files.whole is not None or family is None:
+        raise ModelError(
+            f"teacher {str(spec)!r} has a new head, which is not trained; leave out head"
+        )
+    if files.whole is not None or spec.name not in FAMILIES:
         return
-    is_pretrained = options.get("pretrained", family.is_pretrained)
-    if not is_pretrained and not options.get("weights"):
-        raise ModelError(f"teacher {text!r} has no weights; add weights=FILE or pretrained=true")
+    if not has_named_weights(spec, options):
+        raise ModelError(
+            f"teacher {str(spec)!r} has no weights; add weights=FILE or pretrained=true"
+        )
 
 
 def _without_weights(spec: Spec) -> Spec:
@@ -144,7 +146,7 @@ def _with_new_head(trained: Module, fresh: Spec, build: _Build, classes: int) ->
     drawn_names = _class_names(module, fresh, build, classes)
     state = module.state_dict()
     for name, tensor in trained.state_dict().items():
-        if name not in drawn_names:
+        if name in state and name not in drawn_names:  # a library may leave auxiliary heads out
             state[name] = tensor
     module.load_state_dict(state)
     return module

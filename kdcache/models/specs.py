@@ -107,10 +107,10 @@ def take_weights(spec: Spec, options: dict[str, Any]) -> WeightFiles:
             f"model {str(spec)!r}: head is {head!r}; write head=new, which draws anew what depends"
             " on the classes"
         )
-    has_weights = whole is not None or options.get("weights") or options.get("pretrained")
-    if head and not has_weights and not FAMILIES[spec.name].is_pretrained:
+    if head and whole is None and not has_named_weights(spec, options):
         raise UsageError(
-            f"model {str(spec)!r}: head=new is about weights, and there are none; give weights, too"
+            f"model {str(spec)!r}: head=new is about weights, and there are none; give"
+            " weights=FILE, too"
         )
     if key is not None and whole is None:
         raise UsageError(
@@ -125,6 +125,15 @@ def take_weights(spec: Spec, options: dict[str, Any]) -> WeightFiles:
     return WeightFiles(
         whole, None if key is None else str(key), has_new_head=head == "new", backbone=backbone
     )
+
+
+def has_named_weights(spec: Spec, options: dict[str, Any]) -> bool:
+    """Return whether a library brings the model's weights, not a user's own function."""
+    family = FAMILIES.get(spec.name)
+    if family is None:
+        return False
+    is_pretrained = options.get("pretrained", family.is_pretrained)
+    return bool(is_pretrained or options.get("weights"))
 
 
 def _take_file(spec: Spec, options: dict[str, Any], name: str) -> Path | None:

@@ -150,6 +150,7 @@ def test_so_do_those_of_timm_and_of_detectors(
     [
         ("timm:test_resnet,weights={file},head=old", "head is 'old'; write head=new"),
         ("timm:test_resnet,head=new", "head=new is about weights, and there are none"),
+        ("tiny_models:conv,channels=3,head=new", "give weights=FILE"),
         ("timm:test_vit,weights={file},head=new", "another architecture"),
         ("timm:test_resnet,weights={file}", "add head=new"),
         ("timm:test_resnet,weights_backbone={file}", "no part that is called backbone"),
