@@ -76,7 +76,7 @@ def codec_error(plot: str | None, as_json: bool, **flags: Any) -> None:
     for name in ("codec", "tau", "batch_size"):
         flags[name] = flags[name] or None  # click has an empty tuple where a flag is not given
     config = configured(CodecErrorConfig, "codec-error", None, flags)
-    check_early(check_specs, [config])
+    check_early(check_specs, config)
     from kdcache.codec_error.measure import measure_codec_error
 
     result = measure_codec_error(config)

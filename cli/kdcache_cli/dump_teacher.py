@@ -105,7 +105,7 @@ def dump_teacher(
     from kdcache.runtime.launch import own_place
 
     config = configured(DumpConfig, "dump-teacher", file, flags, settings)
-    check_early(check_specs, [config])
+    check_early(check_specs, config)
     from kdcache.dump.plan import plan_dump
     from kdcache.dump.run import run_dump
 

@@ -1,6 +1,6 @@
 """The options that several commands share."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
@@ -99,14 +99,12 @@ def configured(
     return load_config(cls, command, file=file, flags=dotted(flags), settings=settings)
 
 
-def check_early(check: Callable[[T], None], configs: Iterable[T]) -> None:
-    """Check configurations before torch is imported; of several processes each would tell what is
+def check_early(check: Callable[[T], None], config: T) -> None:
+    """Check a configuration before torch is imported; of several processes each would tell what is
     wrong, so that it is left to what they do together."""
     from kdcache.runtime.launch import own_place
 
-    if own_place().world_size > 1:
-        return
-    for config in configs:
+    if own_place().world_size == 1:
         check(config)
 
 

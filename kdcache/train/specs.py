@@ -1,5 +1,6 @@
 """What a training names, checked before torch, data and models are there."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kdcache.cache import open_cache
@@ -13,25 +14,36 @@ from kdcache.train.run_files import RESULT_FILE
 from kdcache.views import recipe_table
 
 
-def check_specs(config: TrainConfig) -> None:
-    """Check names, options and paths, as far as that takes no torch; of a run that has come to its
-    end nothing is opened, and nothing need be there.
+def check_specs(configs: Sequence[TrainConfig]) -> None:
+    """Check names, options and paths, as far as that takes no torch, each once; of a run that has
+    come to its end nothing is opened, and nothing need be there.
 
     Raises:
         KdcacheError: one of them is unknown, or not there.
     """
-    if (Path(config.run) / RESULT_FILE).exists():
-        return
-    if config.seeds is not None:
-        parse_seeds(config.seeds)
-    for recipe in filter(None, (config.recipe, config.eval_recipe)):
+    configs = [config for config in configs if not (Path(config.run) / RESULT_FILE).exists()]
+    for config in configs:
+        if config.seeds is not None:
+            parse_seeds(config.seeds)
+    for recipe in _named((config.recipe, config.eval_recipe) for config in configs):
         recipe_table(recipe)
-    for model in filter(None, (config.student, config.teacher)):
+    for model in _named((config.student, config.teacher) for config in configs):
         check_model(model, asks_library=False)
-    for text in config.caches:
+    is_waiting = any(config.wait_for_units is not None for config in configs)
+    for text in _named(config.caches for config in configs):
         path, _ = parse_cache(text)
         # one in a bucket takes long to ask, and one that is waited for may not be there yet
-        if not is_address(path) and config.wait_for_units is None:
+        if not is_address(path) and not is_waiting:
             open_cache(path)
-    for data in filter(None, (config.data, config.eval_data)):
+    for data in _named((config.data, config.eval_data) for config in configs):
         check_source(data)
+
+
+def _named(groups: Iterable[Iterable[str | None]]) -> list[str]:
+    """Return all names of groups, each once, in their order."""
+    names: dict[str, None] = {}
+    for group in groups:
+        for name in group:
+            if name:
+                names[name] = None
+    return list(names)

@@ -145,6 +145,6 @@ def test_the_process_has_no_torch(tmp_path: Path) -> None:
 def test_what_a_finished_run_was_made_from_may_be_gone(tmp_path: Path) -> None:
     config = TrainConfig(run=str(tmp_path), student="timm:x", cache="/nowhere", data="digits")
     with pytest.raises(KdcacheError, match="/nowhere"):
-        check_specs(config)
+        check_specs([config])
     (tmp_path / "result.json").touch()
-    check_specs(config)
+    check_specs([config])
