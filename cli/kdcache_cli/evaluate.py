@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from kdcache_cli.options import JSON, compute, configured
+from kdcache_cli.options import JSON, check_early, compute, configured
 from kdcache_cli.output import print_result
 
 _MOST_LISTED = 10
@@ -46,12 +46,15 @@ def evaluate(model: str, window: str | None, as_json: bool, **flags: Any) -> Non
     Of classification that is also the accuracy of each class, which classes are taken for which,
     and how far confidences are off.
     """
-    from kdcache.tools.evaluate import EvaluateConfig, evaluate_saved
+    from kdcache.tools.evaluate_config import EvaluateConfig, check_specs
 
     flags["model"] = model
     if window is not None:
         flags["window"] = _sides(window)
     config = configured(EvaluateConfig, "evaluate", None, flags)
+    check_early(check_specs, config)
+    from kdcache.tools.evaluate import evaluate_saved
+
     result = evaluate_saved(config)
     print_result(result, _lines(result), as_json=as_json)
 

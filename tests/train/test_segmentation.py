@@ -18,7 +18,8 @@ from kdcache.errors import KdcacheError, UsageError
 from kdcache.models.model import open_model
 from kdcache.runtime.device import Compute
 from kdcache.sources import open_source
-from kdcache.tools.evaluate import EvaluateConfig, evaluate_saved
+from kdcache.tools.evaluate import evaluate_saved
+from kdcache.tools.evaluate_config import EvaluateConfig
 from kdcache.tools.recode import recode_cache
 from kdcache.train.evaluation import Evaluation, evaluation_recipe
 from kdcache.train.metrics_log import read_metrics
