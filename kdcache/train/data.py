@@ -27,7 +27,7 @@ from kdcache.views import Batch, seed_generators
 
 
 @dataclass(frozen=True)
-class Learner:
+class OpenedStudent:
     """A student as it was opened, and what it is trained with."""
 
     student: VisionModel
@@ -62,11 +62,11 @@ class TrainingData:
 
         replay = open_replay(first, needs, check=check_cache)
         self.task: Task = open_task(task_of(replay.source), align_corners=first.align_corners)
-        self.learners: dict[str, Learner] = {}
+        self.students: dict[str, OpenedStudent] = {}
         """By the folder of the run."""
         for config, loss in zip(configs, losses, strict=True):
             require_possible(self.task, loss, config, replay.recipe)
-            self.learners[config.run] = self._opened(config, loss, replay)
+            self.students[config.run] = self._opened(config, loss, replay)
         student = self._common_student()
         self.loader = StepLoader(
             first,
@@ -100,11 +100,11 @@ class TrainingData:
         if self.evaluation is not None:
             self.evaluation.close()
 
-    def _opened(self, config: TrainConfig, loss: Loss, replay: Replay) -> Learner:
+    def _opened(self, config: TrainConfig, loss: Loss, replay: Replay) -> OpenedStudent:
         seed_generators(config.run_seed, 0)
         student = open_student(config.student, replay, self.task.name)
         model = placed_student(student, self.compute, sync_batch_norm=config.sync_batch_norm)
-        return Learner(student, model, loss)
+        return OpenedStudent(student, model, loss)
 
     def _common_student(self) -> VisionModel:
         """Return a student whose views and positions are those of all.
@@ -112,7 +112,7 @@ class TrainingData:
         Raises:
             UsageError: one has others.
         """
-        first, *others = [learner.student for learner in self.learners.values()]
+        first, *others = [opened.student for opened in self.students.values()]
         for other in others:
             size, other_size = first.preprocessing.size, other.preprocessing.size
             if size != other_size:

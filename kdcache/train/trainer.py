@@ -49,10 +49,10 @@ class Trainer:
         self.task = data.task
         self.loader = data.loader
         self.evaluation = data.evaluation
-        learner = data.learners[config.run]
-        self.student = learner.student
-        self.model = learner.model
-        self.loss = learner.loss
+        opened = data.students[config.run]
+        self.student = opened.student
+        self.model = opened.model
+        self.loss = opened.loss
         if self.evaluation is not None and not config.compute.compile:
             self.evaluation.try_out(self.model)
         self.optimizer = make_optimizer(self.student.module, config.optimizer)
