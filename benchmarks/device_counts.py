@@ -9,23 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from device_waits import would_wait
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import kdcache
 
 _PACKAGE = Path(kdcache.__file__).parent
-_aten = torch.ops.aten
-_WAITS = {
-    _aten._local_scalar_dense,
-    _aten._unique2,
-    _aten.bincount,
-    _aten.equal,
-    _aten.masked_select,
-    _aten.nonzero,
-}
-"""They give the host a number, or have a result whose size the values decide."""
-_INDEXING = {_aten.index, _aten.index_put, _aten.index_put_}
 
 
 class DeviceCounts(NamedTuple):
@@ -78,19 +67,9 @@ class _Watch(TorchDispatchMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         self.operators += not function.is_view
-        if _would_wait(function.overloadpacket, args):
+        if would_wait(function.overloadpacket, args):
             self.waits[_place()] += 1
         return function(*args, **(kwargs or {}))
-
-
-def _would_wait(operator: Any, args: Any) -> bool:
-    if operator in _INDEXING:
-        return any(_is_mask(index) for index in args[1])
-    return operator in _WAITS
-
-
-def _is_mask(index: Tensor | None) -> bool:
-    return index is not None and index.dtype in (torch.bool, torch.uint8)
 
 
 def _kernels(call: Callable[[], object]) -> int:

@@ -18,7 +18,7 @@ from kdcache.cache import Slab, open_cache
 from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.formats.protocol import StoredSample
 from kdcache.codecs import Codec
-from kdcache.codecs.protocol import to_fields
+from kdcache.codecs.record_bytes import to_fields
 
 BATCH = 256
 """Views of a batch, written or read."""

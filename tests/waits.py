@@ -6,24 +6,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from device_waits import would_wait
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 GPU = torch.device("cuda")
 _aten = torch.ops.aten
-_WAITS = {
-    _aten._local_scalar_dense,
-    _aten.bincount,
-    _aten.equal,
-    _aten.is_nonzero,
-    _aten.masked_select,
-    _aten.nonzero,
-    _aten.repeat_interleave,
-    _aten._unique2,
-}
-"""They copy a number to the host, or have a result whose size the values decide."""
-_INDEXING = {_aten.index, _aten.index_put, _aten.index_put_, _aten._index_put_impl_}
 
 
 class WaitError(Exception):
@@ -38,10 +26,8 @@ class _NoWaits(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         operation = func.overloadpacket
-        if operation in _WAITS:
+        if would_wait(operation, args):
             raise WaitError(str(func))
-        if operation in _INDEXING and any(_is_mask(index) for index in args[1]):
-            raise WaitError(f"{func} by a mask")
         if operation is _aten._to_copy:
             target = torch.device(kwargs.get("device") or args[0].device)
             if target.type != args[0].device.type and not kwargs.get("non_blocking"):
@@ -49,10 +35,6 @@ class _NoWaits(TorchDispatchMode):
         if operation is _aten.copy_ and args[0].device.type != args[1].device.type:
             raise WaitError(f"{func} from {args[1].device} to {args[0].device}")
         return func(*args, **kwargs)
-
-
-def _is_mask(index: Tensor | None) -> bool:
-    return index is not None and index.dtype in (torch.bool, torch.uint8)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from kdcache.codecs.positions import (
     row_codec,
     with_layout,
 )
-from kdcache.codecs.protocol import Codec, Packed, RowCodec, as_records
+from kdcache.codecs.protocol import Codec, RowCodec
+from kdcache.codecs.record_bytes import Packed, as_records
 from kdcache.codecs.registry import (
     check_codec,
     codec_from_dict,

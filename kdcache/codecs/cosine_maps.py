@@ -17,7 +17,8 @@ import numpy as np
 from kdcache.codecs.cosine_digits import KINDS, kind_counts, num_bytes, packed, unpacked
 from kdcache.codecs.cosine_fit import CosineFit, PlacedCosineFit, cosines, expected_sizes
 from kdcache.codecs.positions import LayoutCodec
-from kdcache.codecs.protocol import Packed, RowCodec, as_records, checked, is_small, to_bytes
+from kdcache.codecs.protocol import RowCodec, checked, is_small
+from kdcache.codecs.record_bytes import Packed, as_records, to_bytes
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError
 from kdcache.positions import Segment

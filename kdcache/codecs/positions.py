@@ -11,14 +11,8 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from kdcache.codecs.protocol import (
-    Codec,
-    Packed,
-    RowCodec,
-    as_records,
-    plane_fields,
-    to_bytes,
-)
+from kdcache.codecs.protocol import Codec, RowCodec
+from kdcache.codecs.record_bytes import Packed, as_records, plane_fields, to_bytes
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError, UsageError
 from kdcache.positions import Boxes, Layout, One

@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from kdcache.codecs.protocol import CodecDefaults, to_fields
+from kdcache.codecs.protocol import CodecDefaults
+from kdcache.codecs.record_bytes import to_fields
 from kdcache.codecs.tail import Tail, levelled, student_weights
 from kdcache.config.spec import not_an_option
 from kdcache.deferred import Tensor, torch

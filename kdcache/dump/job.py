@@ -3,7 +3,7 @@ written yet."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -16,6 +16,7 @@ from kdcache.codec_error.calibration import Fitted
 from kdcache.codec_error.sample_run import SampleRun
 from kdcache.codecs import (
     Codec,
+    RowCodec,
     check_codec,
     default_codec,
     open_codec,
@@ -170,6 +171,68 @@ def prepare(
     """
     seeds = parse_seeds(config.seeds)
     compute = Compute(config.compute)
+    opened = _opened(config, objects)
+    layout = opened.teacher.layout
+    codec = _codec(config, opened)
+    if not codec.is_exact or config.content_digests:
+        await_first_worker(open_storage(config.cache))
+    cache = _present_cache(config)
+    data = known_source(config, opened.source, cache, is_plan=is_plan)
+    if cache is not None:
+        codec = row_codec(codec_of_cache(cache, config.codec, codec.classes))
+    tars = tar_settings(config, seeds, data.source, cache)
+    entry = teacher_entry(config, opened.teacher)
+    size = sample_size(codec, layout, len(data.source), len(seeds))
+    sample = sample_run(config, data.entry, opened.recipe, entry, size, is_plan=is_plan)
+    fitted = None
+    if cache is None and (is_plan or not codec.is_exact):
+        fitting = CodecFitting(
+            config=config,
+            source=data.source,
+            recipe=opened.recipe,
+            teacher=opened.teacher,
+            sample=sample,
+            size=size,
+        )
+        fitted = fitting.fitted(codec)
+        codec = fitted.codec
+    whole_codec = with_layout(codec, layout)
+    manifest = new_manifest(
+        config, data, opened.recipe, entry, layout, codec=whole_codec, tars=tars
+    )
+    return Job(
+        config=config,
+        seeds=seeds,
+        source=data.source,
+        recipe=opened.recipe,
+        teacher=opened.teacher,
+        compute=compute,
+        codec=whole_codec,
+        fitted=fitted if is_plan else None,
+        sample=sample,
+        manifest=manifest.with_errors(_codec_errors(fitted, cache)),
+        labels=opened.labels,
+        objects=objects,
+        listing=data.listing,
+    )
+
+
+class _Opened(NamedTuple):
+    """What a dump takes views from and shows them to."""
+
+    source: Source
+    recipe: Recipe
+    teacher: VisionModel
+    classes: int
+    """Of the teacher."""
+    labels: SeenLabels
+
+
+def _opened(config: DumpConfig, objects: GivenObjects) -> _Opened:
+    """Return source, recipe and teacher, as a program gave them or as the configuration names them.
+
+    What can be told without the next one is told before it is opened.
+    """
     recipe = objects.recipe
     if recipe is None:
         recipe = load_recipe(config.recipe)
@@ -185,52 +248,18 @@ def prepare(
     labels = SeenLabels(source)
     classes = config.teacher_classes or source.classes
     if config.codec is not None:
-        open_codec(config.codec, classes=classes)  # its errors come before a model is opened
+        open_codec(config.codec, classes=classes)
     teacher = _teacher(config, objects, recipe, classes=classes, task=task_of(source))
-    row_width = teacher.layout.row_width(classes)
-    codec = open_codec(config.codec or default_codec(classes, teacher.layout), classes=row_width)
-    require_fitting(codec, teacher.layout)
-    if not codec.is_exact or config.content_digests:
-        await_first_worker(open_storage(config.cache))
-    cache = _present_cache(config)
-    data = known_source(config, source, cache, is_plan=is_plan)
-    if cache is not None:
-        codec = row_codec(codec_of_cache(cache, config.codec, row_width))
-    tars = tar_settings(config, seeds, data.source, cache)
-    entry = teacher_entry(config, teacher)
-    fitted = None
-    size = sample_size(codec, teacher.layout, len(source), len(seeds))
-    sample = sample_run(config, data.entry, recipe, entry, size, is_plan=is_plan)
-    if cache is None and (is_plan or not codec.is_exact):
-        fitting = CodecFitting(
-            config=config,
-            source=data.source,
-            recipe=recipe,
-            teacher=teacher,
-            sample=sample,
-            size=size,
-        )
-        fitted = fitting.fitted(codec)
-        codec = fitted.codec
-    whole_codec = with_layout(codec, teacher.layout)
-    manifest = new_manifest(
-        config, data, recipe, entry, teacher.layout, codec=whole_codec, tars=tars
-    )
-    return Job(
-        config=config,
-        seeds=seeds,
-        source=data.source,
-        recipe=recipe,
-        teacher=teacher,
-        compute=compute,
-        codec=whole_codec,
-        fitted=fitted if is_plan else None,
-        sample=sample,
-        manifest=manifest.with_errors(_codec_errors(fitted, cache)),
-        labels=labels,
-        objects=objects,
-        listing=data.listing,
-    )
+    return _Opened(source, recipe, teacher, classes, labels)
+
+
+def _codec(config: DumpConfig, opened: _Opened) -> RowCodec:
+    """Return the codec that is asked for, or the default of such logits, without a fit."""
+    layout = opened.teacher.layout
+    spec = config.codec or default_codec(opened.classes, layout)
+    codec = open_codec(spec, classes=layout.row_width(opened.classes))
+    require_fitting(codec, layout)
+    return codec
 
 
 def _teacher(
