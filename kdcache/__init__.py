@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kdcache.loader.config import LoaderConfig
     from kdcache.loader.loader import DistillationLoader
     from kdcache.loader.steps import DistillationBatch
-    from kdcache.losses import cwd_loss, dist_loss, dkd_loss, kl_loss, mse_loss, nkd_loss
+    from kdcache.losses import cwd_loss, dist_loss, dkd_loss, kl_loss, mlkd_loss, mse_loss, nkd_loss
     from kdcache.models.model import open_model
     from kdcache.models.one_stage import PyramidOutput
     from kdcache.positions import Pyramid
@@ -58,6 +58,7 @@ _HOMES = {
     "kl_loss": "losses",
     "load_recipe": "views",
     "merge_caches": "tools.merge",
+    "mlkd_loss": "losses",
     "mse_loss": "losses",
     "nkd_loss": "losses",
     "open_cache": "cache",
@@ -96,6 +97,7 @@ __all__ = [
     "kl_loss",
     "load_recipe",
     "merge_caches",
+    "mlkd_loss",
     "mse_loss",
     "nkd_loss",
     "open_cache",

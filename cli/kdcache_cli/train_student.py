@@ -31,8 +31,9 @@ from kdcache_cli.output import data_line, print_result
     "--loss",
     help=(
         "dist:tau=1,beta=2,gamma=2, kl:tau=4,weight=1, dkd:alpha=1,beta=8,tau=4,"
-        " nkd:gamma=1.5,tau=1 (these also take standardize=true), cwd:tau=4,weight=3 for maps (dist"
-        " and kl: ignore_masked=true), mse, or ce; each with ce=1. dist+kl is a sum."
+        " nkd:gamma=1.5,tau=1, mlkd:taus=[2,3,4,5,6] (these also take standardize=true),"
+        " cwd:tau=4,weight=3 for maps (dist and kl: ignore_masked=true), mse, or ce; each with"
+        " ce=1. dist+kl is a sum."
     ),
     metavar="SPEC",
 )

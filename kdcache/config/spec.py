@@ -328,6 +328,16 @@ def _typed_as_table(value: Any, cls: type, where: str) -> Any:
     raise UsageError(f"{where} is {quoted(value)}, but has keys of its own; write {first}=...")
 
 
+_TYPE_WORDS: dict[type, str] = {
+    bool: "true or false",
+    dict: "a table",
+    float: "a number",
+    int: "a whole number",
+    str: "text",
+    tuple: "a list, such as [3,4]",
+}
+
+
 def _typed_as_plain(value: Any, kind: type, where: str) -> Any:
     if isinstance(value, bool):  # Python takes one for an integer
         if kind is not int and isinstance(value, kind):
@@ -343,7 +353,7 @@ def _typed_as_plain(value: Any, kind: type, where: str) -> Any:
     text = quoted(value)
     if isinstance(value, bool):
         text = str(value).lower()  # as TOML has it
-    raise UsageError(f"{where} is {text}; it must be of type {getattr(kind, '__name__', kind)}")
+    raise UsageError(f"{where} is {text}; it must be {_TYPE_WORDS.get(kind, kind)}")
 
 
 def _typed_as_one(value: Any, hints: Sequence[Any], where: str) -> Any:

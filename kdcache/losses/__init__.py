@@ -5,6 +5,7 @@ from kdcache.losses.cwd import Cwd, cwd_loss
 from kdcache.losses.dist import Dist, dist_loss, dist_terms
 from kdcache.losses.dkd import Dkd, dkd_loss, dkd_terms
 from kdcache.losses.kl import Kl, kl_loss
+from kdcache.losses.mlkd import Mlkd, mlkd_loss, mlkd_terms
 from kdcache.losses.mse import Mse, mse_loss
 from kdcache.losses.nkd import Nkd, nkd_loss, nkd_terms
 from kdcache.losses.protocol import Loss, Need
@@ -17,6 +18,7 @@ __all__ = [
     "Dkd",
     "Kl",
     "Loss",
+    "Mlkd",
     "Mse",
     "Need",
     "Nkd",
@@ -26,6 +28,8 @@ __all__ = [
     "dkd_loss",
     "dkd_terms",
     "kl_loss",
+    "mlkd_loss",
+    "mlkd_terms",
     "mse_loss",
     "nkd_loss",
     "nkd_terms",

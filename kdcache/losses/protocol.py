@@ -278,9 +278,11 @@ def check_options(loss: Any) -> None:
     for name, value in dataclasses.asdict(loss).items():
         if value is None or isinstance(value, str):
             continue
-        if not math.isfinite(value) or value < 0 or (name == "tau" and value == 0):
-            bound = "above 0" if name == "tau" else "0 or more"
-            raise UsageError(f"loss {loss.name}: {name}={value} must be {bound}")
+        numbers = value
+        if not isinstance(value, tuple):
+            numbers = (value,)
+        for number in numbers:
+            _check_number(loss.name, name, number)
     positions = getattr(loss, "positions", 1.0)
     if not 0 < positions <= 1:
         raise UsageError(
@@ -291,3 +293,13 @@ def check_options(loss: Any) -> None:
             f"loss {loss.name}: with {'=0 and '.join(loss.weights)}=0 there is"
             " nothing to train on; give one of them a weight"
         )
+
+
+def _check_number(loss: str, name: str, number: float) -> None:
+    """Raise a UsageError for a weight or temperature out of its range."""
+    bound = "0 or more"
+    is_tau = name in ("tau", "taus")
+    if is_tau:
+        bound = "above 0"
+    if not math.isfinite(number) or number < 0 or (is_tau and number == 0):
+        raise UsageError(f"loss {loss}: {name}={number} must be {bound}")

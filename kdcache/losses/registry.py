@@ -10,12 +10,13 @@ from kdcache.losses.cwd import Cwd
 from kdcache.losses.dist import Dist
 from kdcache.losses.dkd import Dkd
 from kdcache.losses.kl import Kl
+from kdcache.losses.mlkd import Mlkd
 from kdcache.losses.mse import Mse
 from kdcache.losses.nkd import Nkd
 from kdcache.losses.protocol import Loss
 from kdcache.losses.sum import Sum
 
-LOSSES: dict[str, type[Any]] = {cls.name: cls for cls in (Ce, Cwd, Dist, Dkd, Kl, Mse, Nkd)}
+LOSSES: dict[str, type[Any]] = {cls.name: cls for cls in (Ce, Cwd, Dist, Dkd, Kl, Mlkd, Mse, Nkd)}
 
 _PLUS = re.compile(r"\+(?=[A-Za-z])")  # not that of 1e+3
 

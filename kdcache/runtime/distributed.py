@@ -36,6 +36,7 @@ from kdcache.runtime.waiting import in_background, waiting
 __all__ = [
     "Place",
     "StopLook",
+    "all_rows",
     "all_sum",
     "barrier",
     "broadcast_buffers",
@@ -73,6 +74,20 @@ def all_sum(tensor: Tensor) -> Tensor:
         return tensor
     total: Tensor = _AllSum.apply(tensor)
     return total
+
+
+def all_rows(rows: Tensor) -> Tensor:
+    """Return the rows of all processes, of rank 0 first, on the device of `rows`; these themselves
+    if there is one process. Their gradient comes back as that of `all_sum` does."""
+    if world_size() == 1:
+        return rows
+    counts = torch.zeros(world_size(), dtype=torch.int64, device=rows.device)
+    counts[rank()] = len(rows)
+    numbers = all_sum(counts).tolist()
+    start = sum(numbers[: rank()])
+    places = torch.arange(start, start + len(rows), device=rows.device)
+    of_all = rows.new_zeros(sum(numbers), *rows.shape[1:]).index_copy(0, places, rows)
+    return all_sum(of_all)
 
 
 def broadcast_buffers(module: nn.Module) -> None:

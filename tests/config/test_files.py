@@ -127,7 +127,7 @@ def test_what_set_reaches(file: str, setting: str, found: Any) -> None:
         (["epoch=3"], "unknown train-student key 'epoch'; did you mean 'epochs'"),
         (["optimizer.lrr=3"], "unknown train-student optimizer key 'lrr'; did you mean 'lr'"),
         (["optimiser.lr=3"], "did you mean 'optimizer'"),
-        (["epochs=many"], "train-student epochs is 'many'; it must be of type int"),
+        (["epochs=many"], "train-student epochs is 'many'; it must be a whole number"),
         (["epochs.x=3"], r"'epochs\.x': 'epochs' is 5 in .*, which has no keys; make it a table"),
         (["compute.precision=float8"], "did you mean 'float"),
         (["compute.workers=-1"], "compute.workers is -1; it must be from 0 to 1024"),

@@ -24,7 +24,10 @@ def total(
     name: str, student: Tensor, teacher: Any, *, tau: float = 2.0, standardize: str = "true"
 ) -> Tensor:
     rows = DenseTargets(teacher) if isinstance(teacher, Tensor) else teacher
-    terms = open_loss(f"{name}:tau={tau},standardize={standardize}").terms(
+    temperature = f"tau={tau}"
+    if hasattr(LOSSES[name], "taus"):
+        temperature = f"taus=[{tau}]"
+    terms = open_loss(f"{name}:{temperature},standardize={standardize}").terms(
         student, rows, labels(*student.shape)
     )
     return torch.stack(list(terms.values())).sum()

@@ -259,7 +259,7 @@ def test_a_box_is_the_partners_and_its_area_is_counted(
         ({"mixup": 1.0, "switch": -1}, r"mixing: switch is -1\.0; it must be from 0 to 1"),
         ({"mixup": 1.0, "block": 7}, "mixing: block is 7; it must be even, from 2 to"),
         ({"mixup": 1.0, "block": 0}, "mixing: block is 0; it must be even, from 2 to"),
-        ({"mixup": "0.8"}, "recipe r mixing mixup is '0.8'; it must be of type float"),
+        ({"mixup": "0.8"}, "recipe r mixing mixup is '0.8'; it must be a number"),
         ({"mixups": 0.8}, "unknown recipe r mixing key 'mixups'; did you mean 'mixup'"),
     ],
 )

@@ -1,0 +1,175 @@
+"""MLKD: match the teacher's views, the relations between the views of a batch, and those between
+classes, each at several temperatures.
+
+Jin, Wang, Lin: Multi-Level Logit Distillation, CVPR 2023. Weights of the terms are those of the
+authors' code, which also leaves out views and classes of which the teacher is unsure, in the half
+of its views that are augmented little.
+"""
+
+from dataclasses import dataclass
+from statistics import median
+from typing import ClassVar
+
+from kdcache.deferred import Tensor, torch
+from kdcache.errors import UsageError
+from kdcache.losses.kl import kl_loss
+from kdcache.losses.protocol import LossOptions, Need, needs_of, softened
+from kdcache.shapes import LogitRows, Scalar, Targets
+from kdcache.soft_targets import SoftTargets
+
+TAUS = (2.0, 3.0, 4.0, 5.0, 6.0)
+_MOST = 2**14
+"""Rows, or classes, that are compared each with each: a gigabyte of float32."""
+
+
+def mlkd_loss(
+    student_logits: LogitRows,
+    teacher: LogitRows | SoftTargets,
+    *,
+    taus: tuple[float, ...] = TAUS,
+    standardize: bool = False,
+) -> Scalar:
+    """Return the sum of the three terms of `mlkd_terms`, a float32 scalar.
+
+    Args:
+        student_logits: `[rows, classes]`, any dtype.
+        teacher: raw logits of the same shape, or a codec's decoded rows.
+        taus: temperatures, whose losses are summed.
+        standardize: whether each row of both is first divided by its standard deviation (Sun et
+            al., CVPR 2024).
+    """
+    instances, batch, categories = mlkd_terms(
+        student_logits, teacher, taus=taus, standardize=standardize
+    )
+    return instances + batch + categories
+
+
+def mlkd_terms(
+    student_logits: LogitRows,
+    teacher: LogitRows | SoftTargets,
+    *,
+    taus: tuple[float, ...],
+    standardize: bool = False,
+    with_batch: bool = True,
+    with_categories: bool = True,
+) -> tuple[Scalar, Scalar, Scalar]:
+    """Return (instances, batch, categories), each summed over temperatures.
+
+    With P and Q the softmaxes of teacher and student, `[rows, classes]`: tau^2 KL(P, Q), the mean
+    over rows; the squares of P P' - Q Q', summed, over the number of rows; those of P' P - Q' Q,
+    summed, over the number of classes. Rows are those of all processes, as in `dist_terms`.
+
+    Args:
+        student_logits: `[rows, classes]`, any dtype.
+        teacher: raw logits of the same shape, or a codec's decoded rows.
+        taus: temperatures.
+        standardize: see `mlkd_loss`.
+        with_batch: whether rows are compared with each other; if not, the term is 0.
+        with_categories: whether classes are; if not, the term is 0.
+
+    Raises:
+        UsageError: no temperature, or more rows or classes than can be compared each with each.
+    """
+    _require_some(taus)
+    nothing = student_logits.float().sum() * 0
+    instances = nothing
+    batch = nothing
+    categories = nothing
+    for tau in taus:
+        instances = instances + kl_loss(student_logits, teacher, tau=tau, standardize=standardize)
+        if not (with_batch or with_categories):
+            continue
+        student, target = _of_all(student_logits, teacher, tau=tau, standardize=standardize)
+        if with_batch and len(student):
+            batch = batch + _distance(student, target, "rows", "batch_weight")
+        if with_categories:
+            categories = categories + _distance(student.T, target.T, "classes", "category_weight")
+    return instances, batch, categories
+
+
+def _require_some(taus: tuple[float, ...]) -> None:
+    """Raise a UsageError if there is no temperature."""
+    if not taus:
+        raise UsageError("loss mlkd: taus is empty; give temperatures, as taus=[2,3,4,5,6]")
+
+
+def _of_all(
+    student_logits: LogitRows,
+    teacher: LogitRows | SoftTargets,
+    *,
+    tau: float,
+    standardize: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return the probabilities of student and teacher, rows of all processes."""
+    from kdcache.runtime.distributed import all_rows  # noqa: PLC0415  # which imports torch
+
+    student, _, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
+    probabilities = torch.softmax(student, dim=-1)
+    return all_rows(probabilities.flatten(1)), all_rows(target.flatten(1))
+
+
+def _distance(student: Tensor, target: Tensor, what: str, option: str) -> Scalar:
+    """Return how much the products of rows with each other differ: squares, summed, over the number
+    of rows."""
+    if len(student) > _MOST:
+        raise UsageError(
+            f"mlkd compares each of {len(student):,} {what} with each, at most {_MOST:,};"
+            f" set {option}=0"
+        )
+    differences = student @ student.T - target @ target.T
+    return differences.square().sum() / len(student)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mlkd(LossOptions):
+    """The loss `mlkd`: ce * CE + instance_weight * instances + batch_weight * batch +
+    category_weight * categories."""
+
+    name: ClassVar[str] = "mlkd"
+    weights: ClassVar[tuple[str, ...]] = (
+        "ce",
+        "instance_weight",
+        "batch_weight",
+        "category_weight",
+    )
+    taus: tuple[float, ...] = TAUS
+    instance_weight: float = 1.0
+    batch_weight: float = 1.0
+    category_weight: float = 1.0
+    standardize: bool = False
+    ce: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_some(self.taus)
+
+    @property
+    def requires(self) -> frozenset[Need]:
+        """What it must be given."""
+        return needs_of(self.standardize)
+
+    @property
+    def batch_tau(self) -> float | None:
+        """The temperature in the middle, unless each row is looked at alone."""
+        if self.batch_weight > 0 or self.category_weight > 0:
+            return median(self.taus)
+        return None
+
+    def terms(
+        self, student_logits: LogitRows, teacher: SoftTargets, targets: Targets
+    ) -> dict[str, Scalar]:
+        """Return the weighted terms `instances`, `batch` and `categories`, those with a weight."""
+        instances, batch, categories = mlkd_terms(
+            student_logits,
+            teacher,
+            taus=self.taus,
+            standardize=self.standardize,
+            with_batch=self.batch_weight > 0,
+            with_categories=self.category_weight > 0,
+        )
+        terms = {"instances": self.instance_weight * instances}
+        if self.batch_weight > 0:
+            terms["batch"] = self.batch_weight * batch
+        if self.category_weight > 0:
+            terms["categories"] = self.category_weight * categories
+        return terms
