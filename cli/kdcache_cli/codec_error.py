@@ -3,19 +3,39 @@ picture."""
 
 import itertools
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kdcache_cli.options import JSON, check_early, compute, configured
 from kdcache_cli.output import json_text
+from kdcache_cli.sections import SectionedCommand
+from kdcache_cli.terminal import wrapped
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _TERMS = {"inter": "inter", "intra": "intra", "both": "both", "kl": "KL"}
-_COLUMNS = list(itertools.product(("error", "cosine"), _TERMS))
+_KINDS = ("error", "cosine")
+_WIDTH_OF_LOGS = 200
+"""Columns of what is no terminal."""
 
 
-@click.command("codec-error", short_help="Measure what each codec costs on your teacher.")
+SECTIONS = {
+    "Logits": ["--teacher", "--data", "--recipe", "--student", "--views"],
+    "What is measured": ["--codec", "--tau", "--batch-size"],
+    "Machine": ["--device", "--workers", "--precision"],
+    "Output": ["--plot", "--json"],
+}
+
+
+@click.command(
+    "codec-error",
+    short_help="Measure what each codec costs on your teacher.",
+    cls=SectionedCommand,
+    sections=SECTIONS,
+)
 @click.argument("logits", required=False, metavar="[LOGITS.npz|CACHE]")
 @click.option(
     "--teacher",
@@ -100,38 +120,59 @@ def _print(result: Mapping[str, Any]) -> None:
         for tau in result["taus"]:
             _print_table(result, tau, size)
     click.echo()
-    click.echo(
+    _print_note(
         "error: |cached - exact| / |exact| of the gradient with respect to the student's logits;"
         " both: DIST, beta = gamma = 2"
     )
     for spec, reason in result["failed"].items():
-        click.echo(f"{spec} fails: {reason}")
-    click.echo(
+        _print_note(f"{spec} fails: {reason}")
+    _print_note(
         "*: on the front: none takes fewer bytes at as small an error of `both`, the worst of the"
         " tables above"
     )
 
 
+def _print_note(line: str) -> None:
+    click.echo(wrapped(line, sys.stdout))
+
+
 def _print_table(result: Mapping[str, Any], tau: float, size: int) -> None:
-    from rich.box import SIMPLE_HEAD
+    """Print the errors at one temperature and batch size, and the cosines where there is room."""
     from rich.console import Console
+    from rich.measure import Measurement
+
+    width: int | None = _WIDTH_OF_LOGS
+    if sys.stdout.isatty():
+        width = None  # that of the terminal
+    console = Console(width=width)
+    table = _table(result, tau, size, _KINDS)
+    options = console.options.update(width=_WIDTH_OF_LOGS)
+    if Measurement.get(console, options, table).maximum > console.width:
+        table = _table(result, tau, size, _KINDS[:1])
+    with console.capture() as capture:
+        console.print(table)
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    click.echo("\n" + "\n".join(lines))
+
+
+def _table(result: Mapping[str, Any], tau: float, size: int, kinds: Sequence[str]) -> "Table":
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     box = None
-    width: int | None = 200
     if sys.stdout.isatty():
         box = SIMPLE_HEAD
-        width = None  # that of the terminal
     title = f"tau {tau:g}, batches of {size}"
     table = Table(title=title, title_justify="left", box=box)
     table.add_column("\ncodec", no_wrap=True)
     table.add_column("bytes\nper view", justify="right", no_wrap=True)
     table.add_column("", justify="right", no_wrap=True)
-    for kind, term in _COLUMNS:
+    columns = list(itertools.product(kinds, _TERMS))
+    for kind, term in columns:
         table.add_column(f"{kind}\n{_TERMS[term]}", justify="right", no_wrap=True)
     for cost in result["codecs"]:
         gradient = _gradient_of(cost, tau, size)
-        values = [f"{gradient[term][kind]:.3f}" for kind, term in _COLUMNS]
+        values = [f"{gradient[term][kind]:.3f}" for kind, term in columns]
         mark = ""
         style = None
         if cost["front"]:
@@ -140,11 +181,7 @@ def _print_table(result: Mapping[str, Any], tau: float, size: int) -> None:
         table.add_row(cost["codec"], f"{cost['bytes']:.1f}", mark, *values, style=style)
     for spec in result["failed"]:
         table.add_row(spec, "fails", style="dim")
-    console = Console(width=width)
-    with console.capture() as capture:
-        console.print(table)
-    lines = [line.rstrip() for line in capture.get().splitlines()]
-    click.echo("\n" + "\n".join(lines))
+    return table
 
 
 def _gradient_of(cost: Mapping[str, Any], tau: float, size: int) -> Mapping[str, Any]:

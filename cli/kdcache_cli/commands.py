@@ -17,9 +17,15 @@ from kdcache_cli.transfer import convert, export, merge
 from kdcache_cli.verify import gc, verify
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+SECTIONS = {
+    "Start": ["quickstart"],
+    "Teacher to cache to student": ["dump-teacher", "train-student", "evaluate"],
+    "Look at a cache": ["info", "show", "verify", "codec-error"],
+    "Caches from caches": ["recode", "convert", "export", "merge", "push", "pull", "gc"],
+}
 
 
-@click.group(cls=Group, context_settings=CONTEXT)
+@click.group(cls=Group, sections=SECTIONS, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="kdcache")
 def main() -> None:
     """Run a teacher once, cache its logits per view, and train students from the cache."""

@@ -8,12 +8,22 @@ from kdcache.errors import UsageError
 from kdcache.runtime.wording import counted, human_bytes, human_seconds, ranges
 from kdcache_cli.options import JSON, PLAN, check_early, configured, shared
 from kdcache_cli.output import codec_error_text, data_line, percent, print_result
+from kdcache_cli.sections import SectionedCommand
 
 _TERMS = {"both": "DIST", "inter": "inter", "intra": "intra", "kl": "KL"}
 """The terms of a gradient, and what they are called."""
 
 
-@click.command("dump-teacher")
+SECTIONS = {
+    "Views": ["--data", "--recipe", "--seeds", "--skip-unreadable", "--content-digests"],
+    "Teacher": ["--teacher", "--teacher-classes", "--batch-size"],
+    "Cache": ["--codec", "--store", "--images", "--unit-rows"],
+    "Machine": ["--device", "--workers", "--precision", "--engine", "--world-size"],
+    "Settings and output": ["--config", "--set", "--plan", "--json"],
+}
+
+
+@click.command("dump-teacher", cls=SectionedCommand, sections=SECTIONS)
 @click.argument("cache", required=False)
 @click.option(
     "--data",

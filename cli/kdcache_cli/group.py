@@ -11,7 +11,8 @@ import click
 
 from kdcache.errors import MOST_MESSAGE, KdcacheError, KdcacheWarning, UsageError, one_line
 from kdcache.runtime.stopping import WAY_OUT, StopInterrupt, interrupting, signal_name
-from kdcache_cli.terminal import escape_what_cannot_be_shown
+from kdcache_cli.sections import Sections, write_commands
+from kdcache_cli.terminal import escape_what_cannot_be_shown, wrapped
 from kdcache_cli.usage import command_name, require_command, require_words, usage_text
 
 _THAT_GO_ON = (
@@ -35,11 +36,21 @@ class OneLineError(click.ClickException):
     def show(self, file: Any = None) -> None:
         """Print the line on stderr, unless another process of the run does."""
         if not self._is_told:
-            click.echo(f"kdcache: error: {self.message}{_own_place()}", err=True)
+            click.echo(
+                wrapped(f"kdcache: error: {self.message}{_own_place()}", sys.stderr), err=True
+            )
 
 
 class Group(click.Group):
     """A group whose commands end in one line, whatever was wrong."""
+
+    def __init__(self, *args: Any, sections: Sections, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sections = sections
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, a section after the other."""
+        write_commands(self, self.sections, ctx, formatter)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Return the context of the words of a command line."""
@@ -186,4 +197,4 @@ def _show_warning(
     prefix = ""
     if isinstance(message, KdcacheWarning):
         prefix = "kdcache: "
-    click.echo(f"{prefix}warning: {one_line(text, MOST_MESSAGE)}", err=True)
+    click.echo(wrapped(f"{prefix}warning: {one_line(text, MOST_MESSAGE)}", sys.stderr), err=True)

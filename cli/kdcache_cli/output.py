@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from kdcache.errors import printable
 from kdcache.runtime.wording import counted, named, ranges
+from kdcache_cli.terminal import wrapped
 
 _MOST_LINES = 10  # of seeds that are told one by one
 
@@ -27,7 +29,8 @@ def print_result(
         return
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
-        click.echo(f"{name:<{width}}  {printable(value)}")
+        line = f"{name:<{width}}  {printable(value)}"
+        click.echo(wrapped(line, sys.stdout, indent=width + 2))
 
 
 def json_text(value: Any, indent: str = "") -> str:

@@ -8,9 +8,36 @@ import click
 from kdcache.runtime.wording import counted, human_bytes, human_seconds, named
 from kdcache_cli.options import JSON, PLAN, check_early, configured, dotted, shared
 from kdcache_cli.output import data_line, print_result
+from kdcache_cli.sections import SectionedCommand
+
+SECTIONS = {
+    "Views and soft targets": [
+        "--cache",
+        "--data",
+        "--seeds",
+        "--samples",
+        "--on-miss",
+        "--tail",
+        "--teacher",
+        "--recipe",
+    ],
+    "Training": [
+        "--student",
+        "--loss",
+        "--epochs",
+        "--batch-size",
+        "--lr",
+        "--run-seed",
+        "--vary",
+        "--eval-data",
+    ],
+    "Reading the cache": ["--window", "--slab-dir", "--slab-limit", "--wait-for-units"],
+    "Machine": ["--device", "--workers", "--precision"],
+    "Settings and output": ["--config", "--set", "--plan", "--tensorboard", "--json"],
+}
 
 
-@click.command("train-student")
+@click.command("train-student", cls=SectionedCommand, sections=SECTIONS)
 @click.argument("run", required=False)
 @click.option(
     "--cache",

@@ -13,6 +13,8 @@ from kdcache.runtime.launch import own_place
 from kdcache.runtime.wording import human_seconds
 
 LINE_SECONDS = 30.0
+_BAR_WIDTH = 20
+"""Columns, so that all that is told beside it fits a terminal of 80."""
 T = TypeVar("T")
 _END = object()
 
@@ -66,13 +68,16 @@ def progress(
 
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(_BAR_WIDTH),
         MofNCompleteColumn(),
         TextColumn(unit),
         TimeRemainingColumn(),
     )
     with Progress(
-        *columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)
+        *columns,
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+        transient=True,
     ) as bars:
         yield _Rich(bars, bars.add_task(title, total=total, note=""))
 

@@ -32,7 +32,7 @@ from kdcache.sources.read_check import ReadCheck
 from kdcache.targets import task_of
 from kdcache.tasks import Score, open_task
 from kdcache.tasks.segmentation import check_window, slide
-from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe, shipped_recipes
+from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader, load_recipe, shipped_recipes
 
 
 class Evaluation:
@@ -176,18 +176,12 @@ class Evaluation:
             if has_reports:
                 own_scores += self._task.reports(class_names, self._compute.device)
             scores.append(own_scores)
-        for number, batch in enumerate(self._loader):
-            if number < self._num_looks:
-                look()
-            for _, reason in batch.absent:
-                raise UnreadableSampleError(f"eval_data: {reason}")
-            views = self._compute.move(batch.views[0])
-            labels = batch.labels.to(self._compute.move)
-            for model, own_scores in zip(models, scores, strict=True):
-                with self._compute.autocast():
-                    output = self._output(model, views)
-                for score in own_scores:
-                    score.add(output, labels)
+        with progress("evaluate", len(self._batches), "batches", is_shown=is_main()) as bar:
+            for number, batch in enumerate(self._loader):
+                if number < self._num_looks:
+                    look()
+                self._add_batch(batch, models, scores)
+                bar.advance(1)
         results = []
         with waiting("the scores of all processes"):
             for own_scores in scores:
@@ -196,6 +190,20 @@ class Evaluation:
                     result |= score.result()
                 results.append(result)
         return results
+
+    def _add_batch(
+        self, batch: Batch, models: Sequence[nn.Module], scores: Sequence[Sequence[Score]]
+    ) -> None:
+        """Add a batch to the scores of each model."""
+        for _, reason in batch.absent:
+            raise UnreadableSampleError(f"eval_data: {reason}")
+        views = self._compute.move(batch.views[0])
+        labels = batch.labels.to(self._compute.move)
+        for model, own_scores in zip(models, scores, strict=True):
+            with self._compute.autocast():
+                output = self._output(model, views)
+            for score in own_scores:
+                score.add(output, labels)
 
     def _output(self, model: nn.Module, views: Views) -> Any:
         with model_code(f"a model on evaluation views of {size_text(views.shape[2:])}"):

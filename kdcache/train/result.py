@@ -20,16 +20,24 @@ _SCORE_TITLES = {
 }
 
 
-def say_epoch(line: Mapping[str, Any], num_epochs: int, *, of: str = "") -> None:
-    """Say the loss, the scores and the speed of an epoch; `of` which run, if there are several."""
+def say_epoch(line: Mapping[str, Any], num_epochs: int, *, of: str = "", left: str = "") -> None:
+    """Say the loss, the scores and the speed of an epoch.
+
+    Args:
+        line: of the run's metrics.
+        num_epochs: of the run.
+        of: which run, if there are several.
+        left: how long the rest takes.
+    """
     scores = ""
     for key, title in _SCORE_TITLES.items():
         if key in line:
             scores += f", {title} {line[key]:.2f} %"
     run = f"{of}: " if of else ""
+    outlook = f", {left}" if left else ""
     say(
         f"{run}epoch {line['epoch']}/{num_epochs}: loss {line['loss']:.4f}{scores},"
-        f" {line['views_per_second']:.0f} views/s"
+        f" {line['views_per_second']:.0f} views/s{outlook}"
     )
 
 

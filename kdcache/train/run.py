@@ -30,6 +30,7 @@ from kdcache.train.data import TrainingData
 from kdcache.train.keeper import Keeper, check_best, save_weights
 from kdcache.train.metrics_log import BoardMetrics, Metrics, MetricsFile, NoMetrics, read_metrics
 from kdcache.train.one_pass import require_one_pass
+from kdcache.train.outlook import Outlook
 from kdcache.train.result import run_result, say_epoch
 from kdcache.train.run_files import COMMAND, CONFIG_FILE, METRICS_FILE, RESULT_FILE
 from kdcache.train.run_folder import check_folder, finished_result, last_checkpoint, own_folder
@@ -115,9 +116,11 @@ def _train(configs: Sequence[TrainConfig], stack: ExitStack) -> dict[str, dict[s
     for config in configs:
         folder = own_folder(Path(config.run))
         on_main(partial(stack.enter_context, folder))
-    kept_runs = [_opened(trainer, is_alone=len(configs) == 1) for trainer in trainers]
+    outlook = Outlook()
+    is_alone = len(configs) == 1
+    kept_runs = [_opened(trainer, outlook, is_alone=is_alone) for trainer in trainers]
     with heeding(partial(_keep, kept_runs)):
-        train_epochs([kept.run for kept in kept_runs])
+        train_epochs([kept.run for kept in kept_runs], outlook)
     results = {}
     for kept in kept_runs:
         result: dict[str, Any] = {}
@@ -142,8 +145,9 @@ class _KeptRun:
         return self.run.trainer
 
 
-def _opened(trainer: Trainer, *, is_alone: bool) -> _KeptRun:
-    """Return a run that goes on from its last checkpoint, if it has one."""
+def _opened(trainer: Trainer, outlook: Outlook, *, is_alone: bool) -> _KeptRun:
+    """Return a run that goes on from its last checkpoint, if it has one, and tells how long the
+    rest takes."""
     config = trainer.config
     folder = Path(config.run)
     checkpoint = on_main(lambda: last_checkpoint(folder, config))
@@ -161,7 +165,8 @@ def _opened(trainer: Trainer, *, is_alone: bool) -> _KeptRun:
     def after_epoch(line: Mapping[str, Any]) -> None:
         keeper.after_epoch(line)
         if is_main():
-            say_epoch(line, config.epochs, of="" if is_alone else config.run)
+            of = "" if is_alone else config.run
+            say_epoch(line, config.epochs, of=of, left=outlook.text())
 
     run = StudentRun(
         trainer,

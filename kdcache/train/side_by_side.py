@@ -25,6 +25,7 @@ from kdcache.runtime.distributed import (
 from kdcache.runtime.waiting import waiting
 from kdcache.runtime.wording import named
 from kdcache.train.metrics_log import Metrics
+from kdcache.train.outlook import Outlook
 from kdcache.train.tally import scalars
 from kdcache.train.trainer import Trainer
 from kdcache.views import Batch
@@ -77,10 +78,14 @@ def _told(error: Exception) -> KdcacheError:
     return KdcacheError("out of GPU memory; train fewer students at a time, or on fewer views")
 
 
-def train_epochs(runs: Sequence[StudentRun]) -> None:
+def train_epochs(runs: Sequence[StudentRun], outlook: Outlook) -> None:
     """Train and evaluate what is left of all epochs of all students.
 
     Those that are further than others, as after a kill between two checkpoints, wait for them.
+
+    Args:
+        runs: of the students.
+        outlook: counts what they take.
 
     Raises:
         MismatchError: runs that began with other augmentation seeds.
@@ -91,10 +96,14 @@ def train_epochs(runs: Sequence[StudentRun]) -> None:
     _require_same_seeds([run.trainer for run in runs])
     look = StopLook()
     while at_work := [run for run in runs if run.is_at_work]:
-        train_epoch(at_work, look)
+        train_epoch(at_work, look, outlook)
 
 
-def train_epoch(runs: Sequence[StudentRun], look: Callable[[], None] = _nothing) -> None:
+def train_epoch(
+    runs: Sequence[StudentRun],
+    look: Callable[[], None] = _nothing,
+    outlook: Outlook | None = None,
+) -> None:
     """Train what is left of the earliest epoch that a student lacks, and evaluate it.
 
     A run that was stopped in the evaluation goes on with that.
@@ -102,18 +111,20 @@ def train_epoch(runs: Sequence[StudentRun], look: Callable[[], None] = _nothing)
     Args:
         runs: none of them finished.
         look: called between steps, to end for a stop.
+        outlook: counts what it takes.
 
     Raises:
         KdcacheError: see `train_epochs`.
     """
+    outlook = outlook or Outlook()
     earliest = min(run.trainer.epochs_scored for run in runs)
     in_epoch = [run for run in runs if run.trainer.epochs_scored == earliest]
     untrained = [run for run in in_epoch if run.trainer.unscored is None]
     if untrained:
-        _train(untrained, look)
+        _train(untrained, look, outlook)
     trained = [run for run in in_epoch if run.error is None]
     if trained:
-        _score(trained)
+        _score(trained, outlook)
 
 
 def start_epoch(trainers: Sequence[Trainer]) -> list[int]:
@@ -186,13 +197,14 @@ def _require_same_seeds(trainers: Sequence[Trainer]) -> None:
             )
 
 
-def _train(runs: Sequence[StudentRun], look: Callable[[], None]) -> None:
+def _train(runs: Sequence[StudentRun], look: Callable[[], None], outlook: Outlook) -> None:
     """Train what is left of an epoch."""
     trainers = [run.trainer for run in runs]
     loader = trainers[0].loader
     seeds = start_epoch(trainers)
     num_steps = loader.num_steps
     title = f"epoch {loader.epoch + 1}/{loader.config.epochs}"
+    _start_outlook(outlook, trainers[0])
     with progress(title, num_steps, "steps", is_shown=is_main()) as bar:
         bar.advance(loader.step)
         for parts in batches_of_steps(trainers):
@@ -200,7 +212,8 @@ def _train(runs: Sequence[StudentRun], look: Callable[[], None]) -> None:
                 _take_step(runs, parts)
             if loader.step < num_steps:
                 look()
-            bar.advance(1)
+            outlook.end_step()
+            bar.advance(1, f"run: {outlook.text()}")
             if all(run.error for run in runs):
                 return
     for run in runs:
@@ -212,6 +225,18 @@ def _train(runs: Sequence[StudentRun], look: Callable[[], None]) -> None:
         if run.error is None:
             with run.failing_alone():
                 run.before_evaluation()
+
+
+def _start_outlook(outlook: Outlook, trainer: Trainer) -> None:
+    loader = trainer.loader
+    epochs_to_come = loader.config.epochs - loader.epoch - 1
+    evaluations_left = 0
+    if trainer.evaluation is not None:
+        evaluations_left = epochs_to_come + 1
+    outlook.start_epoch(
+        steps_left=epochs_to_come * loader.steps_per_epoch + loader.num_steps - loader.step,
+        evaluations_left=evaluations_left,
+    )
 
 
 def _take_step(runs: Sequence[StudentRun], parts: Sequence[Batch]) -> None:
@@ -243,11 +268,12 @@ def _take_own_step(run: StudentRun, batch: Any) -> None:
         run.metrics.write({"kind": "step", **trainer.place_and_rate(), **scalars(terms)})
 
 
-def _score(runs: Sequence[StudentRun]) -> None:
+def _score(runs: Sequence[StudentRun], outlook: Outlook) -> None:
     """Evaluate students whose epoch is trained: all in one pass, or, if that fails for one, each by
     itself."""
     try:
-        scores = scores_of([run.trainer for run in runs])
+        with outlook.evaluation():
+            scores = scores_of([run.trainer for run in runs])
     except StoppedError:
         raise
     except KdcacheError:

@@ -27,6 +27,7 @@ from kdcache.train.data import TrainingData
 from kdcache.train.keeper import Keeper
 from kdcache.train.metrics_log import read_metrics
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
+from kdcache.train.outlook import Outlook
 from kdcache.train.run import train_students
 from kdcache.train.side_by_side import StudentRun, train_epochs
 from kdcache.train.trainer import Trainer
@@ -172,7 +173,7 @@ def of_several_processes(path: str, cache: str) -> list[list[float]]:
     runs = []
     for config, lines in zip(configs, all_lines, strict=True):
         runs.append(StudentRun(Trainer(config, data), lines))
-    train_epochs(runs)
+    train_epochs(runs, Outlook())
     return [lines.losses() for lines in all_lines]
 
 
