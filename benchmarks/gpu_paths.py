@@ -25,7 +25,12 @@ from kdcache.shapes import Labels
 from kdcache.soft_targets import DenseTargets
 from kdcache.tasks import open_task
 from kdcache.train.run import TrainConfig, Trainer
-from kdcache.train.side_by_side import batches_of_steps, placed_parts, start_epoch
+from kdcache.train.side_by_side import (
+    batches_of_steps,
+    own_parts,
+    placed_parts,
+    start_epoch,
+)
 
 CLASSES = 12
 VIEWS = 4
@@ -204,7 +209,7 @@ def _second_loss(cache: str, device: str, loss: str, settings: Mapping[str, Any]
     with _trainer(cache, device, loss, settings) as trainer:
         start_epoch([trainer])
         for parts in batches_of_steps([trainer]):
-            terms = trainer.train_step(placed_parts([trainer], parts))
+            terms = trainer.train_step(own_parts(trainer, placed_parts([trainer], parts)))
         return torch.stack(list(terms.values())).cpu()
 
 

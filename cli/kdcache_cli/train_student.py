@@ -176,7 +176,7 @@ def _training_plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
     from kdcache.shapes import size_text
 
     waits = f"{100 * plan['data_share']:.0f} % of the time is spent waiting for views"
-    views = f"views of {size_text(plan['size'])} pixels"
+    views = f"views of {' and '.join(map(size_text, plan['sizes']))} pixels"
     students = f" in {plan['runs']} students side by side" if plan["runs"] > 1 else ""
     duration = human_seconds(plan["seconds"])
     per_epoch = human_seconds(plan["epoch_seconds"])

@@ -150,7 +150,9 @@ class DistillationLoader(StepLoader):
         replay = open_replay(config, _ANY_LOSS, source=source)
         view = _preprocessing(replay, model, size, mean, std)
         layout = model.layout if isinstance(model, VisionModel) else None
-        super().__init__(config, replay, Compute(compute), _ANY_LOSS, size=view.size, layout=layout)
+        super().__init__(
+            config, replay, Compute(compute), _ANY_LOSS, sizes=[view.size], layout=layout
+        )
         self._is_normalised = bool(view.std)
         self._mean = self._levels(view.mean)
         self._std = self._levels(view.std)

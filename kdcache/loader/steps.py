@@ -1,7 +1,7 @@
 """The batches of each step, from views and caches that are open: what a training reads."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
@@ -80,7 +80,7 @@ class StepLoader:
         compute: Compute,
         needs: frozenset[Need],
         *,
-        size: Size,
+        sizes: Sequence[Size],
         layout: Layout | None,
     ) -> None:
         """Open where soft targets come from.
@@ -90,7 +90,7 @@ class StepLoader:
             replay: its views.
             compute: where batches come to.
             needs: what its loss requires.
-            size: the student's input size.
+            sizes: the input sizes of the students, each once; batches come at the first.
             layout: of the student's logits; None for the teacher's.
 
         Raises:
@@ -103,9 +103,9 @@ class StepLoader:
         self.compute = compute
         self.teacher: Teacher
         self._needs = needs
-        self._size = size
+        self._sizes = [*sizes]
         self._layout = layout
-        sizes = self._open_teacher()
+        rendered = self._open_teacher()
         self._sampler = EpochSampler(
             Split(
                 batch_size=config.batch_size,
@@ -115,7 +115,7 @@ class StepLoader:
             )
         )
         self._views = ViewLoader(
-            ViewDataset(replay.source, replay.recipe, replay.order, sizes=sizes),
+            ViewDataset(replay.source, replay.recipe, replay.order, sizes=rendered),
             self._sampler,
             workers=config.compute.workers,
             pin_memory=compute.pin_memory,
@@ -242,6 +242,15 @@ class StepLoader:
         images = self.compute.move(batch.views[0])
         return DistillationBatch(images, labels, teacher, batch.rows, batch.seeds, self.num_classes)
 
+    def placed_by_size(self, batch: Batch) -> dict[Size, DistillationBatch]:
+        """Return a batch on the device for each input size of the students: images are their own,
+        all else is one."""
+        first = self.placed(batch)
+        placed = {self._sizes[0]: first}
+        for place, size in enumerate(self._sizes[1:], start=1):
+            placed[size] = replace(first, images=self.compute.move(batch.views[place]))
+        return placed
+
     def end_epoch(self) -> None:
         """Go to the next epoch."""
         self.epoch += 1
@@ -342,7 +351,7 @@ class StepLoader:
             self.replay,
             self._needs,
             self.compute,
-            size=self._size,
+            sizes=self._sizes,
             layout=self._layout,
         )
         return sizes

@@ -32,10 +32,10 @@ def open_teacher(
     needs: frozenset[Need],
     compute: Compute,
     *,
-    size: Size,
+    sizes: Sequence[Size],
     layout: Layout | None = None,
 ) -> tuple[Teacher, list[Size]]:
-    """Return where a run's soft targets come from, and the input sizes to render, the student's
+    """Return where a run's soft targets come from, and the input sizes to render, the students'
     first.
 
     Args:
@@ -43,7 +43,7 @@ def open_teacher(
         replay: its views.
         needs: what its loss requires.
         compute: where and how models run.
-        size: the student's input size.
+        sizes: the input sizes of the students, each once.
         layout: of the student's logits; by default the teacher's.
 
     Raises:
@@ -54,15 +54,15 @@ def open_teacher(
     """
     uses = replay.caches
     cache_sizes = [use.cache.manifest.input_size for use in uses]
-    replay.recipe.require_one_draw(size, *cache_sizes)
+    replay.recipe.require_one_draw(*sizes, *cache_sizes)
     if "teacher" not in needs:
-        return NoTeacher(uses[0] if uses else None), [size]
+        return NoTeacher(uses[0] if uses else None), [*sizes]
     online = None
-    sizes = [size]
+    rendered = [*sizes]
     if config.teacher:
-        online, sizes = _online(config, replay, size, compute)
+        online, rendered = _online(config, replay, sizes, compute)
     if online is not None and not uses:
-        return _lying_as(layout, online, online.layout), sizes
+        return _lying_as(layout, online, online.layout), rendered
     is_combined = len(uses) > 1 or _has_own_classes(uses)
     if uses:
         _require_alone(uses[0].cache, is_combined=is_combined, has_online=online is not None)
@@ -80,8 +80,8 @@ def open_teacher(
         teachers.append(teacher)
         weights.append(use.weight)
     if len(teachers) == 1:
-        return teachers[0], sizes
-    return AveragedTeacher(teachers, weights), sizes
+        return teachers[0], rendered
+    return AveragedTeacher(teachers, weights), rendered
 
 
 def _require_alone(cache: Cache, *, is_combined: bool, has_online: bool) -> None:
@@ -186,8 +186,9 @@ def _contrast(student: Layout, teacher: Layout) -> str:
 
 
 def _online(
-    config: LoaderConfig, replay: Replay, size: Size, compute: Compute
+    config: LoaderConfig, replay: Replay, sizes: Sequence[Size], compute: Compute
 ) -> tuple[OnlineTeacher, list[Size]]:
+    """Return the teacher in the loop, and the input sizes to render."""
     if replay.caches:
         classes = replay.caches[0].cache.manifest.classes
     else:
@@ -203,11 +204,9 @@ def _online(
         require_teacher(use.cache, model)
         _require_architecture(use.cache, model)
     teacher_size = model.preprocessing.size
-    replay.recipe.require_one_draw(size, teacher_size)
-    sizes = [size]
-    if teacher_size != size:
-        sizes.append(teacher_size)
-    return OnlineTeacher(model, compute), sizes
+    replay.recipe.require_one_draw(*sizes, teacher_size)
+    rendered = list(dict.fromkeys([*sizes, teacher_size]))
+    return OnlineTeacher(model, compute, place=rendered.index(teacher_size)), rendered
 
 
 def _require_architecture(cache: Cache, model: VisionModel) -> None:

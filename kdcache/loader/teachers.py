@@ -194,12 +194,20 @@ class OnlineTeacher:
     """Runs a teacher on each batch: the reference that a cache must equal, and the cost that it
     saves."""
 
-    def __init__(self, model: VisionModel, compute: Compute) -> None:
+    def __init__(self, model: VisionModel, compute: Compute, *, place: int) -> None:
+        """Put the model on its device.
+
+        Args:
+            model: the teacher.
+            compute: where and how it runs.
+            place: of the views of its input size among those of a batch.
+        """
         self.identity = state_sha256(model.module)
         self.layout = model.layout
         self._model = compute.place(model).eval()
         self._opened = model
         self._compute = compute
+        self._place = place
         self._is_first = True
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> RowsOfSeeds:
@@ -208,7 +216,7 @@ class OnlineTeacher:
 
     def soft_targets(self, batch: Batch) -> SoftTargets:
         """Return the logits of the teacher on the batch's views of its input size."""
-        views = self._compute.move(batch.views[-1])
+        views = self._compute.move(batch.views[self._place])
         what = f"teacher {self._opened.spec} on a batch of {len(views)} views"
         with torch.no_grad(), self._compute.autocast(), model_code(what):
             logits = self._opened.teacher_logits(self._model(views), batch.labels)

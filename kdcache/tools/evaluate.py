@@ -52,7 +52,7 @@ def evaluate_saved(config: EvaluateConfig) -> dict[str, Any]:
             source,
             None,
             recipe,
-            size=model.preprocessing.size,
+            sizes=[model.preprocessing.size],
             batch_size=config.batch_size,
             window=window,
             align_corners=bool(align_corners),

@@ -14,10 +14,11 @@ from kdcache.loader.replay import Replay
 from kdcache.loader.steps import StepLoader
 from kdcache.losses import Loss, Need, open_loss
 from kdcache.models.vision_model import VisionModel
+from kdcache.positions import Layout
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import on_main
-from kdcache.shapes import size_text
-from kdcache.targets import task_of
+from kdcache.shapes import Size, size_text
+from kdcache.targets import target_kind, task_of
 from kdcache.tasks import Task, open_task
 from kdcache.tasks.seen_labels import SeenLabels
 from kdcache.train.config import TrainConfig
@@ -67,16 +68,11 @@ class TrainingData:
         for config, loss in zip(configs, losses, strict=True):
             require_possible(self.task, loss, config, replay.recipe)
             self.students[config.run] = self._opened(config, loss, replay)
-        student = self._common_student()
+        sizes = self._input_sizes()
         self.loader = StepLoader(
-            first,
-            replay,
-            self.compute,
-            needs,
-            size=student.preprocessing.size,
-            layout=student.layout,
+            first, replay, self.compute, needs, sizes=sizes, layout=self._common_layout()
         )
-        self.evaluation = open_evaluation(first, replay, student, self.compute)
+        self.evaluation = open_evaluation(first, replay, sizes, self.compute)
         self._labels = SeenLabels(replay.source)
 
     def look_at_labels(self, parts: Sequence[Batch]) -> None:
@@ -106,24 +102,36 @@ class TrainingData:
         model = placed_student(student, self.compute, sync_batch_norm=config.sync_batch_norm)
         return OpenedStudent(student, model, loss)
 
-    def _common_student(self) -> VisionModel:
-        """Return a student whose views and positions are those of all.
+    def _input_sizes(self) -> list[Size]:
+        """Return the input sizes of the students, each once.
+
+        Raises:
+            UsageError: there are several, and targets follow the views of one.
+        """
+        specs: dict[Size, str] = {}
+        for opened in self.students.values():
+            student = opened.student
+            specs.setdefault(student.preprocessing.size, student.spec)
+        if len(specs) > 1 and target_kind(self.task.name).follows_views:
+            (size, spec), (other_size, other_spec), *_ = specs.items()
+            raise UsageError(
+                f"student {spec} takes views of {size_text(size)}, {other_spec} of"
+                f" {size_text(other_size)}: side by side {self.task.name} has one size; give both"
+                " input_size, or train them one after the other"
+            )
+        return [*specs]
+
+    def _common_layout(self) -> Layout:
+        """Return what the positions of the logits of all students are.
 
         Raises:
             UsageError: one has others.
         """
         first, *others = [opened.student for opened in self.students.values()]
         for other in others:
-            size, other_size = first.preprocessing.size, other.preprocessing.size
-            if size != other_size:
-                raise UsageError(
-                    f"student {first.spec} takes views of {size_text(size)}, {other.spec} of"
-                    f" {size_text(other_size)}: side by side all see the same; give both"
-                    " input_size, or train them one after the other"
-                )
             if not first.layout.holds_alike(other.layout):
                 raise UsageError(
                     f"the logits of students {first.spec} and {other.spec} lie at other places;"
                     " train them one after the other"
                 )
-        return first
+        return first.layout

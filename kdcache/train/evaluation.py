@@ -44,7 +44,7 @@ class Evaluation:
         training: Source | None,
         recipe: Recipe,
         *,
-        size: Size,
+        sizes: Sequence[Size],
         batch_size: int,
         compute: Compute,
         window: Sequence[int] | None = None,
@@ -57,7 +57,8 @@ class Evaluation:
             training: the source of the training views, which must have the same classes, if there
                 is one.
             recipe: of evaluation views.
-            size: of the model's input; views of segmentation have the recipe's own size.
+            sizes: of the models' inputs, each once; views of segmentation have the recipe's own
+                size.
             batch_size: views of a batch, over all processes; of views as large as their images
                 there is one in a batch.
             compute: where and how models run.
@@ -83,12 +84,13 @@ class Evaluation:
         if self._window and not takes_whole_images:
             raise UsageError(f"eval_window is not for {self._task.name}; leave it out")
         order = np.arange(len(self.source))
-        view_size: Size | None = size
+        self._sizes = [*sizes]
+        view_sizes: list[Size | None] = [*sizes]
         if takes_whole_images:
-            view_size = None
+            view_sizes = [None]
         # all that cannot be read is told at once
         self._dataset = ViewDataset(
-            self.source, recipe, order, sizes=[view_size], skip_unreadable=True
+            self.source, recipe, order, sizes=view_sizes, skip_unreadable=True
         )
         share = max(batch_size // world_size(), 1)
         if recipe.size is None:
@@ -158,10 +160,18 @@ class Evaluation:
 
     @torch.no_grad()
     def scores(
-        self, models: Sequence[nn.Module], *, has_reports: bool = False
+        self,
+        models: Sequence[nn.Module],
+        *,
+        sizes: Sequence[Size] | None = None,
+        has_reports: bool = False,
     ) -> list[dict[str, float]]:
-        """Return the task's scores of each model, from one pass over the views; with reports, also
-        what is told of single models.
+        """Return the task's scores of each model, from one pass over the views.
+
+        Args:
+            models: to score.
+            sizes: of their inputs; by default the first that was asked for.
+            has_reports: whether what is told of single models comes too.
 
         Raises:
             UnreadableSampleError: a sample that cannot be read any more.
@@ -169,6 +179,9 @@ class Evaluation:
         """
         look = StopLook()
         class_names = _class_names(self.source)
+        places = [0] * len(models)
+        if sizes is not None and not self._task.scores_whole_images:
+            places = [self._sizes.index(size) for size in sizes]
         scores: list[list[Score]] = []
         for model in models:
             model.eval()
@@ -180,7 +193,7 @@ class Evaluation:
             for number, batch in enumerate(self._loader):
                 if number < self._num_looks:
                     look()
-                self._add_batch(batch, models, scores)
+                self._add_batch(batch, models, places, scores)
                 bar.advance(1)
         results = []
         with waiting("the scores of all processes"):
@@ -192,16 +205,20 @@ class Evaluation:
         return results
 
     def _add_batch(
-        self, batch: Batch, models: Sequence[nn.Module], scores: Sequence[Sequence[Score]]
+        self,
+        batch: Batch,
+        models: Sequence[nn.Module],
+        places: Sequence[int],
+        scores: Sequence[Sequence[Score]],
     ) -> None:
-        """Add a batch to the scores of each model."""
+        """Add a batch to the scores of each model, whose views are at its place among the sizes."""
         for _, reason in batch.absent:
             raise UnreadableSampleError(f"eval_data: {reason}")
-        views = self._compute.move(batch.views[0])
+        views = [self._compute.move(of_size) for of_size in batch.views]
         labels = batch.labels.to(self._compute.move)
-        for model, own_scores in zip(models, scores, strict=True):
+        for model, place, own_scores in zip(models, places, scores, strict=True):
             with self._compute.autocast():
-                output = self._output(model, views)
+                output = self._output(model, views[place])
             for score in own_scores:
                 score.add(output, labels)
 
@@ -282,7 +299,7 @@ def evaluate(
         source,
         None,
         recipe,
-        size=student.preprocessing.size,
+        sizes=[student.preprocessing.size],
         batch_size=batch_size,
         window=window,
         align_corners=align_corners,

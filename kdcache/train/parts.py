@@ -1,6 +1,7 @@
 """The parts of a training, opened from its settings: the student, its batches, what it is evaluated
 on."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,6 +16,7 @@ from kdcache.models.model import open_model
 from kdcache.models.vision_model import VisionModel
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import world_size
+from kdcache.shapes import Size
 from kdcache.tasks import Task
 from kdcache.tasks.seen_labels import SeenLabels
 from kdcache.train.config import EmaConfig, TrainConfig
@@ -83,10 +85,16 @@ def weight_average(student: VisionModel, config: EmaConfig) -> Any:
 
 
 def open_evaluation(
-    config: TrainConfig, replay: Replay, student: VisionModel, compute: Compute
+    config: TrainConfig, replay: Replay, sizes: Sequence[Size], compute: Compute
 ) -> Evaluation | None:
     """Return the evaluation of a training, if there is to be one; say what is known to be wrong
     with its labels.
+
+    Args:
+        config: of the training.
+        replay: its views.
+        sizes: the input sizes of the students, each once.
+        compute: where and how models run.
 
     Raises:
         KdcacheError: its data cannot be opened, or is not of the classes that are trained.
@@ -98,7 +106,7 @@ def open_evaluation(
         config.eval_data,
         replay.source,
         recipe,
-        size=student.preprocessing.size,
+        sizes=sizes,
         batch_size=config.batch_size,
         window=config.eval_window,
         align_corners=config.align_corners,

@@ -21,7 +21,12 @@ from kdcache.train.config import TrainConfig
 from kdcache.train.data import TrainingData
 from kdcache.train.one_pass import require_one_pass
 from kdcache.train.run_folder import check_folder, last_checkpoint
-from kdcache.train.side_by_side import batches_of_steps, placed_parts, start_epoch
+from kdcache.train.side_by_side import (
+    batches_of_steps,
+    own_parts,
+    placed_parts,
+    start_epoch,
+)
 from kdcache.train.trainer import Trainer
 
 PLAN_SECONDS = 10.0
@@ -34,7 +39,7 @@ def plan_training(configs: Sequence[TrainConfig]) -> dict[str, Any]:
     Returns:
         How many `runs`, `samples` and `classes` of the source, how many `samples_trained` on,
         `eval_samples` (None without evaluation), `student` and `teacher` (specs, or the caches'),
-        `parameters` of all students and input `size`, `epochs`, `epochs_done` by all,
+        `parameters` of all students and input `sizes`, `epochs`, `epochs_done` by all,
         `steps_per_epoch`, `seeds`, `views_per_second`, `data_share` (of the time, spent waiting for
         views), `epoch_seconds` and `seconds` of what is left, without evaluation, `peak_memory` in
         bytes, and the `slab_bytes` of a seed.
@@ -83,7 +88,7 @@ def probed_steps(trainers: Sequence[Trainer], *, seconds: float) -> dict[str, An
     for parts in batches_of_steps(trainers):
         batch = list(placed_parts(trainers, parts))
         for trainer in trainers:
-            float(trainer.train_step(batch)["loss"])  # waits for the device
+            float(trainer.train_step(own_parts(trainer, batch))["loss"])  # waits for the device
         times.append(time.monotonic())
         if len(times) == 2:
             clock.restart()  # the first step waits for loader workers, and compiles
@@ -137,7 +142,7 @@ def _model_facts(trainers: Sequence[Trainer]) -> dict[str, Any]:
         "student": ", ".join(specs),
         "teacher": ", ".join(config.caches) or config.teacher or "none: labels only",
         "parameters": num_parameters,
-        "size": trainers[0].student.preprocessing.size,
+        "sizes": list(dict.fromkeys(trainer.size for trainer in trainers)),
     }
 
 

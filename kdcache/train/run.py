@@ -74,8 +74,9 @@ def train_students(configs: Sequence[TrainConfig]) -> list[dict[str, Any]]:
 
     Args:
         configs: of the runs, each in a folder of its own. What decides the views is the same in
-            all: data, caches, seeds, `batch_size`, `order_seed` and so on. Models (of one input
-            size), losses, run seeds, optimisers and schedules are their own.
+            all: data, caches, seeds, `batch_size`, `order_seed` and so on. Models (but for
+            classification of one input size), losses, run seeds, optimisers and schedules are
+            their own.
 
     Returns:
         Of each run what `train_student` returns.

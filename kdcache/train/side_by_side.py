@@ -5,7 +5,7 @@ that it would take alone, from its own seed, and its run comes out the same.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ from kdcache.runtime.distributed import (
 )
 from kdcache.runtime.waiting import waiting
 from kdcache.runtime.wording import named
+from kdcache.shapes import Size
 from kdcache.train.metrics_log import Metrics
 from kdcache.train.outlook import Outlook
 from kdcache.train.tally import scalars
@@ -150,16 +151,24 @@ def batches_of_steps(trainers: Sequence[Trainer]) -> Iterator[list[Batch]]:
     return _in_turns(batches, loader.config.accumulate)
 
 
-def placed_parts(
-    trainers: Sequence[Trainer], parts: Sequence[Batch]
-) -> Iterator[DistillationBatch]:
+SizedPart = Mapping[Size, DistillationBatch]
+"""A part of a batch on the device, for each input size of the students."""
+
+
+def placed_parts(trainers: Sequence[Trainer], parts: Sequence[Batch]) -> Iterator[SizedPart]:
     """Yield parts of a batch on the device, with soft targets, one after the other."""
     for part in parts:
         with ExitStack() as clocks:
             for trainer in trainers:
                 clocks.enter_context(trainer.tally.clock.part("cache_seconds"))
-            placed = trainers[0].loader.placed(part)
+            placed = trainers[0].loader.placed_by_size(part)
         yield placed
+
+
+def own_parts(trainer: Trainer, parts: Iterable[SizedPart]) -> Iterator[DistillationBatch]:
+    """Yield parts of a batch at a student's input size."""
+    for part in parts:
+        yield part[trainer.size]
 
 
 def scores_of(trainers: Sequence[Trainer]) -> list[dict[str, float]]:
@@ -170,14 +179,16 @@ def scores_of(trainers: Sequence[Trainer]) -> list[dict[str, float]]:
     if evaluation is None:
         return scores
     models = []
+    sizes = []
     places = []
     for trainer, own_scores in zip(trainers, scores, strict=True):
         for prefix, model in trainer.weights_to_score.items():
             broadcast_buffers(model)  # each process has batch norms of its own
             models.append(model)
+            sizes.append(trainer.size)
             places.append((own_scores, prefix))
     with stoppable_alone():
-        results = evaluation.scores(models)
+        results = evaluation.scores(models, sizes=sizes)
     for (own_scores, prefix), result in zip(places, results, strict=True):
         for name, value in result.items():
             own_scores[f"{prefix}{name}"] = value
@@ -262,7 +273,7 @@ def _take_step(runs: Sequence[StudentRun], parts: Sequence[Batch]) -> None:
 
 def _take_own_step(run: StudentRun, batch: Any) -> None:
     trainer = run.trainer
-    terms = trainer.train_step(batch)
+    terms = trainer.train_step(own_parts(trainer, batch))
     trainer.tally.add(terms)
     if trainer.step % trainer.config.log_steps == 0:
         run.metrics.write({"kind": "step", **trainer.place_and_rate(), **scalars(terms)})

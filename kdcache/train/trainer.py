@@ -14,6 +14,7 @@ from kdcache.models.first_batch import check_gradients, check_student
 from kdcache.models.inference import model_code
 from kdcache.models.vision_model import class_logits
 from kdcache.runtime.distributed import all_sum, rank, world_size
+from kdcache.shapes import Size
 from kdcache.train.agreement import require_same, require_same_weights
 from kdcache.train.checkpoint import what_is_kept
 from kdcache.train.config import TrainConfig
@@ -97,6 +98,11 @@ class Trainer:
         if self.average is not None:
             models["ema_"] = self.average.module
         return models
+
+    @property
+    def size(self) -> Size:
+        """The student's input size."""
+        return self.student.preprocessing.size
 
     @property
     def seeds(self) -> list[int]:

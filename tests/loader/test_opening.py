@@ -508,7 +508,7 @@ def test_rows_from_several_places_are_joined_in_the_order_of_the_batch(
     model = open_model(
         f"{CONV},seed=7", classes=10, recipe=trainer.loader.replay.recipe, trained=True
     )
-    online = OnlineTeacher(model, compute).soft_targets(batch)
+    online = OnlineTeacher(model, compute, place=0).soft_targets(batch)
     np.testing.assert_allclose(rows.logits(), online.logits(), atol=1e-5)
     np.testing.assert_allclose(rows.std(), online.std(), atol=1e-5)
     tau = torch.linspace(1, 4, 32)

@@ -44,9 +44,8 @@ def batch_of(cache: Cache, views: list[tuple[int, int]]) -> Batch:
 def test_cached_rows_are_those_of_the_teacher_in_the_loop(cache: Cache) -> None:
     compute = Compute(IN_PROCESS)
     recipe = cache.recipe
-    online = OnlineTeacher(
-        open_model(f"{CONV},seed=7", classes=10, recipe=recipe, trained=True), compute
-    )
+    model = open_model(f"{CONV},seed=7", classes=10, recipe=recipe, trained=True)
+    online = OnlineTeacher(model, compute, place=0)
     cached = CachedTeacher(cache, SlabReader(cache), compute)
     for teacher in (cached, online):
         assert isinstance(teacher, Teacher)

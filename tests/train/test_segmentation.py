@@ -136,7 +136,7 @@ def test_a_student_learns_and_is_scored(tmp_path: Path, exact: Path) -> None:
     evaluations = [
         Evaluation(
             EVAL, open_source(DATA), evaluation_recipe(None, own, is_from_cache=False),
-            size=(16, 24), batch_size=1, window=window, compute=Compute(IN_PROCESS),
+            sizes=[(16, 24)], batch_size=1, window=window, compute=Compute(IN_PROCESS),
         )
         for window in (None, (16, 24))
     ]  # fmt: skip

@@ -28,6 +28,7 @@ from kdcache.train.keeper import Keeper
 from kdcache.train.metrics_log import read_metrics
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 from kdcache.train.outlook import Outlook
+from kdcache.train.plan import plan_training
 from kdcache.train.run import train_students
 from kdcache.train.side_by_side import StudentRun, train_epochs
 from kdcache.train.trainer import Trainer
@@ -345,13 +346,36 @@ def test_what_cannot_be_one_pass_is_refused(
         train_students([])
 
 
-def test_students_of_other_input_sizes_are_refused(tmp_path: Path) -> None:
-    common: dict[str, Any] = {"data": DATA, "recipe": "digits", "loss": "ce", "epochs": 1}
-    configs = [
-        train_config(tmp_path / f"{size}", **common, student=f"{MLP},size={size},input_size={size}")
-        for size in (8, 16)
-    ]
-    with pytest.raises(UsageError, match="takes views of 8x8"):
+@pytest.mark.parametrize("has_cache", [True, False])
+def test_students_of_several_input_sizes_are_those_trained_alone(
+    tmp_path: Path, cache: str, has_cache: bool
+) -> None:
+    """Also beside a teacher in the loop, whose input size is that of the second."""
+    common: dict[str, Any] = {"data": DATA, "eval_data": DATA, "loss": "dist:tau=4"}
+    if has_cache:
+        common["cache"] = cache
+    else:
+        common |= {"recipe": "digits", "teacher": f"{CONV},seed=7,input_size=12"}
+    configs = []
+    for size in (16, 12, 8):
+        student = f"{MLP},size={size},input_size={size}"
+        configs.append(train_config(tmp_path / f"{size}", **common, student=student))
+    train_students(configs)
+    for config in configs:
+        alone = replace(config, run=f"{config.run}-alone")
+        train_students([alone])
+        assert facts(config.run) == facts(alone.run)
+    plan = plan_training(configs)
+    assert plan["sizes"] == [16, 12, 8]
+
+
+def test_maps_are_of_one_input_size(tmp_path: Path, recipe: str) -> None:
+    common: dict[str, Any] = {"data": map_caches.DATA, "recipe": recipe, "loss": "ce"}
+    configs = []
+    for size in (16, 24):
+        student = f"{map_caches.STUDENT},input_size={size}"
+        configs.append(train_config(tmp_path / f"{size}", **common, student=student))
+    with pytest.raises(UsageError, match="side by side segmentation has one size; give both"):
         train_students(configs)
 
 
