@@ -13,7 +13,7 @@ from kdcache.cache import stored_bytes
 from kdcache.codec_error.gradients import decoded_batches, gradient_error
 from kdcache.codec_error.pairs import Pairs
 from kdcache.codec_error.whole_views import whole_errors
-from kdcache.codecs import BasisCodec, Codec, GridCodec, RowCodec, open_codec
+from kdcache.codecs import BasisCodec, Codec, GridCodec, RowCodec
 from kdcache.codecs.transform import Calibration
 from kdcache.errors import CodecError
 from kdcache.losses import dist_loss
@@ -27,10 +27,6 @@ _FINEST = 0.01
 _COARSEST = 64.0
 _NEAR = 0.005
 _TRIALS = 16
-DEFAULT_ERROR = 0.4
-"""Of DIST's gradient, that the default codec may have; at step 2 ImageNet logits have 0.20 at tau 1
-and 0.32 at tau 4."""
-_DEFAULT_HALVINGS = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,28 +81,19 @@ def fit_codec(codec: RowCodec, pairs: Pairs) -> Fitted:
 
 
 def fit_default(codec: BasisCodec, pairs: Pairs) -> Fitted:
-    """Return the codec where none is chosen: `codec`, at the coarsest of its step, a half, a
-    quarter ... that is near enough.
+    """Return the codec where none is chosen: `codec`, at the coarsest step that meets its error.
 
-    That is one whose error is at most DEFAULT_ERROR at both temperatures. A step is in units of
-    logits, so that one that suits most teachers erases one of small logits. Where no step will do,
-    such as of too few views for a basis, it is `full`.
+    Where a recipe draws nothing, the student's gradient is measured with the teacher on another
+    sample in its place.
+
+    Raises:
+        CodecError: no step does, such as of too few views for a basis.
     """
-    assert codec.step is not None
-    fitting, held_out = _parted(pairs)
-    calibration = Calibration(fitting.teacher, pairs.head)
-    measured = held_out
-    # a recipe that draws nothing: the teacher on another sample stands in for the choice alone
-    if not measured.differ:
-        measured = replace(held_out, student=held_out.student.roll(1, 0))
-    for halving in range(_DEFAULT_HALVINGS + 1):
-        step = codec.step / 2**halving
-        candidate = codec.with_step(step)
-        trial = candidate.with_fit(calibration.fit(step))
-        if not measured.differ or max(_dist_errors(trial, measured).values()) <= DEFAULT_ERROR:
-            return Fitted(candidate.with_fit(_whole(pairs).fit(step)), trial, held_out)
-    full = open_codec("full", classes=codec.classes)
-    return Fitted(full, full, held_out)
+    _, held_out = _parted(pairs)
+    if held_out.differ:
+        return fit_codec(codec, pairs)
+    fitted = fit_codec(codec, replace(pairs, student=pairs.teacher.roll(1, 0)))
+    return Fitted(fitted.codec, fitted.trial, held_out)
 
 
 def _whole(pairs: Pairs) -> Calibration:

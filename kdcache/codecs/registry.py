@@ -20,6 +20,9 @@ from kdcache.positions import Layout, One
 
 FEW_CLASSES = 64
 """Up to here all logits in float16 take no more than 128 bytes."""
+DEFAULT_ERROR = 0.3
+"""By how much of its norm the default of many classes may turn DIST's gradient: students from
+records of that error were none the worse (docs/results/codecs.md)."""
 
 CODECS: dict[str, type[Any]] = {cls.name: cls for cls in (Full, LowRank, Cosine, TopK)}
 
@@ -53,8 +56,8 @@ def default_codec(classes: int, layout: Layout) -> str:
     """Return the spec of the codec for so many classes at such positions, where none is chosen
     (docs/results/codecs.md has the measurements).
 
-    The step suits ordinary logits; `kdcache.codec_error.calibration.fit_default` takes a smaller
-    one where it does not.
+    Of `lowrank` it says what is lost, not a step: a step that suits one teacher erases the logits
+    of another, or takes bytes for nothing.
     """
     num_logits = layout.num_positions * classes
     is_coded_whole = classes <= Cosine.most_classes and num_logits <= MOST_LOGITS
@@ -64,7 +67,7 @@ def default_codec(classes: int, layout: Layout) -> str:
         return "full:dtype=uint8"
     if classes <= FEW_CLASSES:
         return "full:dtype=float16"
-    return "lowrank:step=2"
+    return f"lowrank:error={DEFAULT_ERROR:g}"
 
 
 def codec_to_dict(codec: Codec) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from kdcache.cache.documents.manifest import MANIFEST
 from kdcache.cache.documents.parts import SourceEntry, TeacherEntry
 from kdcache.cache.storage.protocol import Storage
 from kdcache.codec_error.calibration import (
-    DEFAULT_ERROR,
     Fitted,
     fit_codec,
     fit_default,
@@ -166,17 +165,31 @@ class CodecFitting:
     def fitted(self, codec: RowCodec) -> Fitted:
         """Return the codec with its fit; where none was chosen, one that suits the teacher."""
         say(f"measuring codec {codec_spec(codec)} on {self.size.rows} {self._kind_of_rows()}")
-        is_chosen = self.config.codec is not None
         try:
-            result = _fitted_to(codec, self._pairs(), is_chosen=is_chosen)
+            result = self._fit(codec)
         except CodecError:
             if not self.sample.views_left:
                 raise
             self.sample.seconds = None  # more views may be enough
-            result = _fitted_to(codec, self._pairs(), is_chosen=is_chosen)
+            result = self._fit(codec)
         if left := self.sample.views_left:
             say(f"note: measured without {left} of these views, which the dump begins with")
         return result
+
+    def _fit(self, codec: RowCodec) -> Fitted:
+        """Return the codec fitted to the sample; of the usual default, where it does not suit the
+        teacher, `full`."""
+        pairs = self._pairs()
+        if self.config.codec is not None or not isinstance(codec, BasisCodec):
+            return fit_codec(codec, pairs)
+        try:
+            return fit_default(codec, pairs)
+        except CodecError as error:
+            if self.sample.views_left:
+                raise
+            full = open_codec("full", classes=codec.classes)
+            say(f"note: codec {codec_spec(full)} is taken in the place of the usual one: {error}")
+            return fit_codec(full, pairs)
 
     def _kind_of_rows(self) -> str:
         if self.teacher.stride is not None:
@@ -200,28 +213,6 @@ class CodecFitting:
             sample=self.sample,
         )
         return pairs.to(compute.device)
-
-
-def _fitted_to(codec: RowCodec, pairs: Pairs, *, is_chosen: bool) -> Fitted:
-    """Return the codec fitted to a sample; another one if the usual default does not suit it."""
-    if is_chosen or not isinstance(codec, BasisCodec):
-        return fit_codec(codec, pairs)
-    fitted = fit_default(codec, pairs)
-    if codec_spec(fitted.codec) != codec_spec(codec):
-        _tell_choice(fitted)
-    return fitted
-
-
-def _tell_choice(fitted: Fitted) -> None:
-    """Say which codec was taken in the place of the usual default, and why."""
-    coarser = "no step of lowrank"
-    if isinstance(fitted.codec, BasisCodec):
-        coarser = "no coarser step"
-    turned = ""
-    if fitted.errors:
-        turned = f", which turns DIST's gradient by {_errors_text(fitted.errors)} of its norm"
-    why = f"{coarser} keeps that within {100 * DEFAULT_ERROR:.0f} % on this teacher"
-    say(f"note: codec {codec_spec(fitted.codec)} is taken{turned}; {why}")
 
 
 def tell_error(manifest: Manifest, codec: Codec, teacher: VisionModel) -> None:
