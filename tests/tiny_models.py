@@ -166,6 +166,16 @@ def named_digits(length: int = FEW) -> FewDigits:
     return NamedDigits(length)
 
 
+class ReversedDigits(FewDigits):
+    """Give the names of `NamedDigits` from the last to the first."""
+
+    classes = NamedDigits.classes[::-1]
+
+
+def reversed_digits(length: int = FEW) -> FewDigits:
+    return ReversedDigits(length)
+
+
 def wobbly(classes: int = 10, channels: int = 1) -> nn.Module:
     """Give `conv`'s logits plus a number that is each process's own."""
 

@@ -16,7 +16,7 @@ from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.digits import DIGITS_TRAIN, Digits
 from kdcache.sources.masks import MaskSource
 from kdcache.sources.own import as_source
-from kdcache.sources.protocol import Sample, Source
+from kdcache.sources.protocol import Sample, Source, class_names_of
 from kdcache.sources.registry import check_source, open_source
 from kdcache.sources.tars import TarSource
 
@@ -31,6 +31,7 @@ __all__ = [
     "TarSource",
     "as_source",
     "check_source",
+    "class_names_of",
     "mean_image_bytes",
     "open_source",
     "stored_image",

@@ -17,6 +17,7 @@ from kdcache.models.vision_model import VisionModel
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import on_main
 from kdcache.shapes import size_text
+from kdcache.sources import class_names_of
 from kdcache.targets import task_of
 from kdcache.tasks import Task, open_task
 from kdcache.tasks.seen_labels import SeenLabels
@@ -78,6 +79,10 @@ class TrainingData:
         )
         self.evaluation = open_evaluation(first, replay, student, self.compute)
         self._labels = SeenLabels(replay.source)
+        self.class_names = class_names_of(replay.source)
+        """Of the student's classes, if the data has names."""
+        if self.class_names is None and self.evaluation is not None:
+            self.class_names = class_names_of(self.evaluation.source)
 
     def look_at_labels(self, parts: Sequence[Batch]) -> None:
         """Tell what seems wrong with the labels of the first step, if anything does."""
