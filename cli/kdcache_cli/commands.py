@@ -10,6 +10,7 @@ from kdcache_cli.group import Group
 from kdcache_cli.hub import pull, push
 from kdcache_cli.info import info
 from kdcache_cli.options import JSON
+from kdcache_cli.predict import predict
 from kdcache_cli.recode import recode
 from kdcache_cli.show import show
 from kdcache_cli.train_student import train_student
@@ -26,8 +27,8 @@ def main() -> None:
 
 
 for command in (
-    *(dump_teacher, train_student, evaluate, info, verify, gc, merge, export, convert, push, pull),
-    *(codec_error, recode, show),
+    *(dump_teacher, train_student, evaluate, predict),
+    *(info, verify, gc, merge, export, convert, push, pull, codec_error, recode, show),
 ):
     main.add_command(command)
 

@@ -33,11 +33,23 @@ class SavedModel:
         Raises:
             ModelError: there is no such file, or it is something else.
         """
+        path = self._weights_file
+        if path is None:
+            return None
+        return read_facts(path)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether its weights are in a file that says nothing of the model."""
+        return self._weights_file is not None and self.facts is None
+
+    @property
+    def _weights_file(self) -> Path | None:
         spec = parse_spec(self.spec)
         files = take_weights(spec, dict(spec.options))
-        if files.whole is None or files.has_new_head:
+        if files.has_new_head:
             return None
-        return read_facts(files.whole)
+        return files.whole
 
     @property
     def label_names(self) -> tuple[str, ...] | None:

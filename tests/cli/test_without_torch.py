@@ -77,6 +77,12 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
         ("evaluate", "timm:test_resnet", "--data", "digits:test", "--recipe", "digit"),
         "did you mean",
     ),
+    (("predict", "timm:test_resnet,pretrained=true", "-o", "a.csv"), "give --data"),
+    (
+        ("predict", "timm:test_resnet,pretrained=true", "-o", "a.xls", "--data", "EMPTY"),
+        "known: .csv",
+    ),
+    (("predict", "tim:test_resnet", "-o", "a.csv", "--data", "EMPTY"), "did you mean 'timm'"),
     (("codec-error", "none.npz", "--codec", "ful"), "did you mean 'full'"),
     (("recode", FULL, "NEW", "--codec", "ful"), "did you mean 'full'"),
     (("recode", "/nowhere", "NEW", "--codec", "full"), "is not a cache"),

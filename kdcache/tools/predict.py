@@ -1,0 +1,191 @@
+"""The classes of images, as a saved model sees them, in a file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdcache.errors import UnreadableSampleError, UsageError
+from kdcache.models.inference import run_models
+from kdcache.models.model import open_model
+from kdcache.models.vision_model import VisionModel
+from kdcache.runtime.console import progress, say
+from kdcache.runtime.device import Compute
+from kdcache.runtime.launch import own_place
+from kdcache.shapes import Size
+from kdcache.sources import (
+    Source,
+    are_plain_images,
+    class_names_of,
+    open_plain_images,
+    open_source,
+)
+from kdcache.targets import ClassLabel, task_of
+from kdcache.tools.predict_config import (
+    PARQUET,
+    PredictConfig,
+    data_of,
+    require_pyarrow,
+    require_task,
+    stated_classes,
+)
+from kdcache.tools.predictions import Predictions
+from kdcache.tools.saved_model import SavedModel, find_model
+from kdcache.tools.saved_views import saved_recipes
+from kdcache.views import Recipe, ViewDataset, ViewLoader
+
+_MOST_TOLD = 10
+"""Images that cannot be read, each told in a line of its own."""
+
+
+def predict_saved(config: PredictConfig) -> dict[str, Any]:
+    """Write the likeliest classes of images to a file, a line an image, and return what was done.
+
+    An image that cannot be read has no line, which is told.
+
+    Returns:
+        `model` (its spec), `data`, `recipe`, `out`, `images` (lines), `unreadable` (images without
+        one), `classes` of the model, and `top_k`.
+
+    Raises:
+        UsageError: settings that cannot be meant.
+        KdcacheError: a model, or data, that cannot be opened; or none of the images can be read.
+    """
+    if own_place().world_size > 1:
+        raise UsageError("predict runs in one process; start it without torchrun")
+    saved = find_model(config.model)
+    require_task(saved)
+    out = Path(config.out)
+    if out.suffix == PARQUET:
+        require_pyarrow()
+    data = data_of(config, saved)
+    source = _opened(data)
+    training, recipe = saved_recipes(saved, config.recipe)
+    has_labels = not are_plain_images(data)
+    classes, names = _classes_of(config, saved, source if has_labels else None)
+    model = open_model(saved.spec, classes=classes, recipe=training, trained=True)
+    predictions, num_unreadable = _predicted(config, model, source, recipe, names)
+    if out.suffix == PARQUET:
+        predictions.write_parquet(out)
+    else:
+        predictions.write_csv(out)
+    return {
+        "model": saved.spec,
+        "data": data,
+        "recipe": recipe.name,
+        "out": config.out,
+        "images": len(predictions.keys),
+        "unreadable": num_unreadable,
+        "classes": len(predictions.class_names),
+        "top_k": len(predictions.classes[0]),
+    }
+
+
+def _opened(data: str) -> Source:
+    """Return images without labels, or a source.
+
+    Raises:
+        UsageError: a source of another task than classification.
+    """
+    if are_plain_images(data):
+        return open_plain_images(data)
+    source = open_source(data)
+    if task_of(source) != ClassLabel.task:
+        raise UsageError(
+            f"data {data} is for {task_of(source)}, and predict writes the classes of whole"
+            " images; give the folder of the images alone"
+        )
+    return source
+
+
+def _classes_of(
+    config: PredictConfig, saved: SavedModel, labelled: Source | None
+) -> tuple[int | None, Sequence[str] | None]:
+    """Return how many classes a model has, and their names, as far as they are known: what the user
+    says counts before what the weights say, and that before the data's labels."""
+    if config.classes is not None:
+        return stated_classes(config)
+    if saved.facts is not None:
+        names = saved.facts.label_names
+        if names is None and labelled is not None:
+            names = class_names_of(labelled)
+        return saved.facts.num_classes, names
+    if not saved.is_silent:
+        return None, None if labelled is None else class_names_of(labelled)
+    if labelled is None:
+        return stated_classes(config)
+    return labelled.classes, class_names_of(labelled)
+
+
+def _predicted(
+    config: PredictConfig,
+    model: VisionModel,
+    source: Source,
+    recipe: Recipe,
+    names: Sequence[str] | None,
+) -> tuple[Predictions, int]:
+    """Return what a model says of the images of a source, in their order, and how many cannot be
+    read."""
+    compute = Compute(config.compute)
+    loader = _loader(config, source, recipe, model.preprocessing.size, compute)
+    predictions = Predictions([])
+    reasons: list[str] = []
+    try:
+        with progress("predictions", len(source), "images") as bar:
+            for batch, (logits,) in run_models([model], loader, compute):
+                reasons += [reason for _, reason in batch.absent]
+                if not predictions.class_names:
+                    predictions.class_names = _names_for(logits.values.shape[-1], names)
+                places = batch.present_places
+                keys = [source.key(int(row)) for row in batch.rows[places]]
+                _add(predictions, config, keys, logits.values[places])
+                bar.advance(len(batch.rows))
+    finally:
+        loader.close()
+    if not predictions.keys:
+        raise UnreadableSampleError(f"no image of {source.spec} can be read: {reasons[0]}")
+    for reason in reasons[:_MOST_TOLD]:
+        say(f"note: left out: {reason}")
+    return predictions, len(reasons)
+
+
+def _loader(
+    config: PredictConfig, source: Source, recipe: Recipe, size: Size, compute: Compute
+) -> ViewLoader:
+    """Return the views of all images of a source, in their order."""
+    order = np.arange(len(source))
+    dataset = ViewDataset(source, recipe, order, sizes=[size], skip_unreadable=True)
+    requests = []
+    for start in range(0, len(source), config.batch_size):
+        end = min(start + config.batch_size, len(source))
+        requests.append([(row, 0) for row in range(start, end)])
+    workers = config.compute.workers
+    return ViewLoader(dataset, requests, workers=workers, pin_memory=compute.pin_memory)
+
+
+def _names_for(num_classes: int, names: Sequence[str] | None) -> Sequence[str]:
+    """Return a name for each class of a model: its number, where names are not known, or are those
+    of others."""
+    if names is not None and len(names) == num_classes:
+        return names
+    return [str(number) for number in range(num_classes)]
+
+
+def _add(
+    predictions: Predictions, config: PredictConfig, keys: Sequence[str], logits: torch.Tensor
+) -> None:
+    """Add a batch of images.
+
+    Args:
+        predictions: that are added to.
+        config: says how many classes of each image are told.
+        keys: of the images.
+        logits: of them, `[images, classes]`.
+    """
+    probabilities = torch.softmax(logits.float(), dim=1)
+    top = probabilities.topk(config.count_shown(logits.shape[1]), dim=1)
+    predictions.keys += keys
+    predictions.classes.extend(top.indices.numpy())
+    predictions.probabilities.extend(top.values.numpy())
