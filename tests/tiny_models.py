@@ -214,6 +214,19 @@ def batchwise(classes: int = 10) -> nn.Module:
     return Batchwise()
 
 
+def by_value(classes: int = 10) -> nn.Module:
+    """Look at the pixels to decide what to do, which no exporter can follow."""
+
+    class ByValue(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits = images.flatten(1)[:, :classes]
+            if images.max() > 3:
+                return logits * 2
+            return logits
+
+    return ByValue()
+
+
 def tied(classes: int = 10) -> nn.Module:
     """Use one weight twice."""
     first, second = nn.Linear(64, 64), nn.Linear(64, 64)

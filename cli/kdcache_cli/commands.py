@@ -6,6 +6,7 @@ from kdcache import __version__
 from kdcache_cli.codec_error import codec_error
 from kdcache_cli.dump_teacher import dump_teacher
 from kdcache_cli.evaluate import evaluate
+from kdcache_cli.export_model import export_model
 from kdcache_cli.group import Group
 from kdcache_cli.hub import pull, push
 from kdcache_cli.info import info
@@ -27,7 +28,7 @@ def main() -> None:
 
 
 for command in (
-    *(dump_teacher, train_student, evaluate, predict),
+    *(dump_teacher, train_student, evaluate, predict, export_model),
     *(info, verify, gc, merge, export, convert, push, pull, codec_error, recode, show),
 ):
     main.add_command(command)

@@ -18,7 +18,6 @@ from kdcache.shapes import Size
 from kdcache.sources import (
     Source,
     are_plain_images,
-    class_names_of,
     open_plain_images,
     open_source,
 )
@@ -28,11 +27,10 @@ from kdcache.tools.predict_config import (
     PredictConfig,
     data_of,
     require_pyarrow,
-    require_task,
-    stated_classes,
 )
 from kdcache.tools.predictions import Predictions
-from kdcache.tools.saved_model import SavedModel, find_model
+from kdcache.tools.saved_classes import known_classes, names_for, require_classifier
+from kdcache.tools.saved_model import find_model
 from kdcache.tools.saved_views import saved_recipes
 from kdcache.views import Recipe, ViewDataset, ViewLoader
 
@@ -56,15 +54,17 @@ def predict_saved(config: PredictConfig) -> dict[str, Any]:
     if own_place().world_size > 1:
         raise UsageError("predict runs in one process; start it without torchrun")
     saved = find_model(config.model)
-    require_task(saved)
+    require_classifier(saved, "predict")
     out = Path(config.out)
     if out.suffix == PARQUET:
         require_pyarrow()
     data = data_of(config, saved)
     source = _opened(data)
     training, recipe = saved_recipes(saved, config.recipe)
-    has_labels = not are_plain_images(data)
-    classes, names = _classes_of(config, saved, source if has_labels else None)
+    labelled = None
+    if not are_plain_images(data):
+        labelled = source
+    classes, names = known_classes(saved, config.classes, labelled)
     model = open_model(saved.spec, classes=classes, recipe=training, trained=True)
     predictions, num_unreadable = _predicted(config, model, source, recipe, names)
     if out.suffix == PARQUET:
@@ -100,25 +100,6 @@ def _opened(data: str) -> Source:
     return source
 
 
-def _classes_of(
-    config: PredictConfig, saved: SavedModel, labelled: Source | None
-) -> tuple[int | None, Sequence[str] | None]:
-    """Return how many classes a model has, and their names, as far as they are known: what the user
-    says counts before what the weights say, and that before the data's labels."""
-    if config.classes is not None:
-        return stated_classes(config)
-    if saved.facts is not None:
-        names = saved.facts.label_names
-        if names is None and labelled is not None:
-            names = class_names_of(labelled)
-        return saved.facts.num_classes, names
-    if not saved.is_silent:
-        return None, None if labelled is None else class_names_of(labelled)
-    if labelled is None:
-        return stated_classes(config)
-    return labelled.classes, class_names_of(labelled)
-
-
 def _predicted(
     config: PredictConfig,
     model: VisionModel,
@@ -137,7 +118,7 @@ def _predicted(
             for batch, (logits,) in run_models([model], loader, compute):
                 reasons += [reason for _, reason in batch.absent]
                 if not predictions.class_names:
-                    predictions.class_names = _names_for(logits.values.shape[-1], names)
+                    predictions.class_names = names_for(logits.values.shape[-1], names)
                 places = batch.present_places
                 keys = [source.key(int(row)) for row in batch.rows[places]]
                 _add(predictions, config, keys, logits.values[places])
@@ -163,14 +144,6 @@ def _loader(
         requests.append([(row, 0) for row in range(start, end)])
     workers = config.compute.workers
     return ViewLoader(dataset, requests, workers=workers, pin_memory=compute.pin_memory)
-
-
-def _names_for(num_classes: int, names: Sequence[str] | None) -> Sequence[str]:
-    """Return a name for each class of a model: its number, where names are not known, or are those
-    of others."""
-    if names is not None and len(names) == num_classes:
-        return names
-    return [str(number) for number in range(num_classes)]
 
 
 def _add(

@@ -8,8 +8,7 @@ from kdcache.errors import KdcacheError, UsageError
 from kdcache.models.specs import check_model
 from kdcache.runtime.device import ComputeConfig
 from kdcache.sources import are_plain_images, check_source
-from kdcache.sources.class_files import read_class_names
-from kdcache.targets import ClassLabel
+from kdcache.tools.saved_classes import known_classes, require_classifier
 from kdcache.tools.saved_model import SavedModel, find_model
 from kdcache.views import recipe_table
 
@@ -71,27 +70,18 @@ def check_specs(config: PredictConfig) -> None:
     """
     saved = find_model(config.model)
     check_model(saved.spec, asks_library=False)
-    require_task(saved)
+    require_classifier(saved, "predict")
     data = data_of(config, saved)
     if not are_plain_images(data):
         check_source(data)
     elif saved.is_silent or config.classes is not None:
-        stated_classes(config)
+        known_classes(saved, config.classes)
     if config.recipe is not None:
         recipe_table(config.recipe)
     if Path(config.out).suffix == PARQUET:
         require_pyarrow()
     if not Path(config.out).absolute().parent.is_dir():
         raise UsageError(f"there is no folder for {config.out}; make it, or write elsewhere")
-
-
-def require_task(saved: SavedModel) -> None:
-    """Raise a UsageError if a model is known to be of another task than classification."""
-    if saved.facts is not None and saved.facts.task != ClassLabel.task:
-        raise UsageError(
-            f"model {saved.spec} is of {saved.facts.task}, and predict writes the classes of whole"
-            " images; score it with kdcache evaluate"
-        )
 
 
 def data_of(config: PredictConfig, saved: SavedModel) -> str:
@@ -106,24 +96,6 @@ def data_of(config: PredictConfig, saved: SavedModel) -> str:
     if data is None:
         raise UsageError("there is no data to predict; give --data, such as a folder of images")
     return data
-
-
-def stated_classes(config: PredictConfig) -> tuple[int, tuple[str, ...] | None]:
-    """Return how many classes the user says there are, and their names if those are given.
-
-    Raises:
-        UsageError: neither a number nor a file of names, or nothing is said.
-    """
-    text = config.classes
-    if text is None:
-        raise UsageError(
-            f"the weights of {config.model} do not say their classes; give --classes, a number or"
-            " a text file with a name on each line"
-        )
-    if text.isdecimal() and int(text) > 0:
-        return int(text), None
-    names = read_class_names(text, "predict")
-    return len(names), names
 
 
 def require_pyarrow() -> None:

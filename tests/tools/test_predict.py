@@ -164,4 +164,4 @@ def test_weights_of_another_task_are_refused(tmp_path: Path, images: Path) -> No
     path = tmp_path / "maps.safetensors"
     save_file({"weight": np.zeros(1, np.float32)}, path, facts.to_metadata())
     line = mistake("predict", f"{MLP},weights={path}", "--data", images, "-o", tmp_path / "a.csv")
-    assert "is of segmentation" in line and "kdcache evaluate" in line
+    assert "is of segmentation, and predict takes models that give the class of a" in line
