@@ -1,6 +1,7 @@
 """Sources: indexed data sets with stable keys and a fingerprint.
 
 A source is opened from a spec: `imagefolder:/data/train`, `tars:/data/train-{0000..0099}.tar`,
+`csv:train.csv,root=/data`,
 `hf:cifar10,image=img`, `torchvision:FashionMNIST,root=data,train=true`, `digits:train`, or your own
 `module:function`, which returns a map-style data set of (image, class index) pairs. For
 segmentation: `segfolder:/data,classes=11`, `torchvision:Cityscapes,root=data`,
