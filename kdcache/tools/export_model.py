@@ -93,7 +93,7 @@ def export_model(config: ExportModelConfig) -> dict[str, Any]:
         model.preprocessing,
         task=ClassLabel.task,
         num_classes=num_classes,
-        label_names=tuple(names_for(num_classes, names)),
+        label_names=tuple(names_for(saved, num_classes, names)),
     )
     metadata = {
         **weight_record(saved.spec, facts),

@@ -30,7 +30,7 @@ from kdcache.tools.predict_config import (
 )
 from kdcache.tools.predictions import Predictions
 from kdcache.tools.saved_classes import known_classes, names_for, require_classifier
-from kdcache.tools.saved_model import find_model
+from kdcache.tools.saved_model import SavedModel, find_model
 from kdcache.tools.saved_views import saved_recipes
 from kdcache.views import Recipe, ViewDataset, ViewLoader
 
@@ -66,7 +66,9 @@ def predict_saved(config: PredictConfig) -> dict[str, Any]:
         labelled = source
     classes, names = known_classes(saved, config.classes, labelled)
     model = open_model(saved.spec, classes=classes, recipe=training, trained=True)
-    predictions, num_unreadable = _predicted(config, model, source, recipe, names)
+    predictions, num_unreadable = _predicted(
+        config, saved, model, source=source, recipe=recipe, names=names
+    )
     if out.suffix == PARQUET:
         predictions.write_parquet(out)
     else:
@@ -102,7 +104,9 @@ def _opened(data: str) -> Source:
 
 def _predicted(
     config: PredictConfig,
+    saved: SavedModel,
     model: VisionModel,
+    *,
     source: Source,
     recipe: Recipe,
     names: Sequence[str] | None,
@@ -118,7 +122,8 @@ def _predicted(
             for batch, (logits,) in run_models([model], loader, compute):
                 reasons += [reason for _, reason in batch.absent]
                 if not predictions.class_names:
-                    predictions.class_names = names_for(logits.values.shape[-1], names)
+                    num_classes = logits.values.shape[-1]
+                    predictions.class_names = names_for(saved, num_classes, names)
                 places = batch.present_places
                 keys = [source.key(int(row)) for row in batch.rows[places]]
                 _add(predictions, config, keys, logits.values[places])

@@ -2,7 +2,11 @@
 
 from collections.abc import Sequence
 
+from kdcache.config.spec import parse_spec
 from kdcache.errors import UsageError
+from kdcache.models.imagenet_names import imagenet_names
+from kdcache.models.specs import has_named_weights
+from kdcache.runtime.console import say
 from kdcache.sources import Source, class_names_of
 from kdcache.sources.class_files import read_class_names
 from kdcache.targets import ClassLabel
@@ -42,11 +46,20 @@ def known_classes(saved: SavedModel, stated: str | None, labelled: Source | None
     return labelled.classes, names
 
 
-def names_for(num_classes: int, names: Sequence[str] | None) -> Sequence[str]:
-    """Return a name for each class of a model: its number, where names are not known, or are those
-    of others."""
+def names_for(saved: SavedModel, num_classes: int, names: Sequence[str] | None) -> Sequence[str]:
+    """Return a name for each class of a model.
+
+    Where names are not known, or are those of others, they are ImageNet's for a library's weights
+    of as many classes, which is told; else its numbers.
+    """
     if names is not None and len(names) == num_classes:
         return names
+    spec = parse_spec(saved.spec)
+    if saved.facts is None and has_named_weights(spec, dict(spec.options)):
+        imagenet = imagenet_names(num_classes)
+        if imagenet is not None:
+            say(f"note: the {num_classes} classes of {saved.spec} are taken for ImageNet's")
+            return imagenet.short_names()
     return [str(number) for number in range(num_classes)]
 
 

@@ -13,6 +13,8 @@ from runs import MLP, train
 
 from kdcache.models.model import open_model
 from kdcache.sources import Digits
+from kdcache.tools.saved_classes import names_for
+from kdcache.tools.saved_model import SavedModel
 from kdcache.views import load_recipe
 
 PLACE = ("--workers", "0", "--device", "cpu")
@@ -165,3 +167,15 @@ def test_weights_of_another_task_are_refused(tmp_path: Path, images: Path) -> No
     save_file({"weight": np.zeros(1, np.float32)}, path, facts.to_metadata())
     line = mistake("predict", f"{MLP},weights={path}", "--data", images, "-o", tmp_path / "a.csv")
     assert "is of segmentation, and predict takes models that give the class of a" in line
+
+
+def test_classes_of_a_library_s_weights_are_imagenets_if_there_are_as_many(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrained = SavedModel("timm:resnet50,pretrained=true")
+    assert names_for(pretrained, 1000, None)[:2] == ("tench", "goldfish")
+    assert "the 1000 classes of timm:resnet50,pretrained=true are taken" in capsys.readouterr().err
+    assert names_for(pretrained, 7, None) == list("0123456")
+    own = SavedModel(f"{MLP},weights={run}/best.safetensors")
+    assert names_for(own, 1000, None)[0] == "0", "a run's weights are not taken for ImageNet's"
+    assert names_for(pretrained, 2, ("a", "b")) == ("a", "b")
