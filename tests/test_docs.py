@@ -44,7 +44,7 @@ from kdcache_cli.commands import main
 ROOT = Path(__file__).parent.parent
 PAGES = [
     path
-    for folder in (".", "docs", "docs/results", "benchmarks", "examples")
+    for folder in (".", "docs", "docs/how-to", "docs/results", "benchmarks", "examples")
     for path in sorted((ROOT / folder).glob("*.md"))
 ]
 README, GUIDE = ROOT / "README.md", ROOT / "docs" / "guide.md"

@@ -6,10 +6,12 @@ from kdcache import __version__
 from kdcache_cli.codec_error import codec_error
 from kdcache_cli.dump_teacher import dump_teacher
 from kdcache_cli.evaluate import evaluate
+from kdcache_cli.export_model import export_model
 from kdcache_cli.group import Group
 from kdcache_cli.hub import pull, push
 from kdcache_cli.info import info
 from kdcache_cli.options import JSON
+from kdcache_cli.predict import predict
 from kdcache_cli.recode import recode
 from kdcache_cli.show import show
 from kdcache_cli.train_student import train_student
@@ -19,7 +21,8 @@ from kdcache_cli.verify import gc, verify
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 SECTIONS = {
     "Start": ["quickstart"],
-    "Teacher to cache to student": ["dump-teacher", "train-student", "evaluate"],
+    "Teacher to cache to student": ["dump-teacher", "train-student"],
+    "Trained models": ["evaluate", "predict", "export-model"],
     "Look at a cache": ["info", "show", "verify", "codec-error"],
     "Caches from caches": ["recode", "convert", "export", "merge", "push", "pull", "gc"],
 }
@@ -32,8 +35,8 @@ def main() -> None:
 
 
 for command in (
-    *(dump_teacher, train_student, evaluate, info, verify, gc, merge, export, convert, push, pull),
-    *(codec_error, recode, show),
+    *(dump_teacher, train_student, evaluate, predict, export_model),
+    *(info, verify, gc, merge, export, convert, push, pull, codec_error, recode, show),
 ):
     main.add_command(command)
 

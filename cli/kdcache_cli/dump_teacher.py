@@ -28,7 +28,7 @@ SECTIONS = {
 @click.option(
     "--data",
     help=(
-        "Source: digits, imagefolder:PATH, segfolder:PATH, tars:PATTERN,"
+        "Source: a path, digits, imagefolder:PATH, csv:FILE, segfolder:PATH, tars:PATTERN,"
         " torchvision:NAME,root=DIR,..., hf:NAME, coco:IMAGES,annotations=FILE, voc:PATH, yolo:PATH"
         " or module:function."
     ),

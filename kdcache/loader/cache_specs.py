@@ -1,4 +1,5 @@
-"""The caches that a loader is told, `PATH[,weight=X][,classes=FILE.csv]` each."""
+"""The caches that a loader is told, `PATH[,weight=X][,classes=FILE.csv[,names=FILE]]`
+each."""
 
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ class CacheOptions:
     """Of its teacher in the mean over all."""
     classes: str | None = None
     """A file that maps the student's classes to those of its teacher."""
+    names: str | None = None
+    """A file that names the classes of its teacher, for that map: a name on each line, or weights
+    of a run."""
 
 
 def parse_cache(text: str) -> tuple[str, CacheOptions]:
@@ -26,4 +30,9 @@ def parse_cache(text: str) -> tuple[str, CacheOptions]:
     options = build(CacheOptions, spec.options, f"cache {text!r}")
     if not 0 < options.weight < float("inf"):
         raise UsageError(f"cache {text!r}: weight is {options.weight}; it must be above 0")
+    if options.names is not None and options.classes is None:
+        raise UsageError(
+            f"cache {text!r}: names are for a map of classes, and there is none; add"
+            " classes=FILE.csv, or leave names out"
+        )
     return str(spec.arg), options

@@ -1,68 +1,164 @@
 """Class maps: which class of the student each class of a teacher is."""
 
-from collections.abc import Container, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from kdcache.errors import UsageError
-from kdcache.runtime.text_files import read_columns
+from kdcache.models.imagenet_names import imagenet_names
+from kdcache.models.weight_facts import read_facts
+from kdcache.runtime.console import say
+from kdcache.runtime.text_files import Columns, read_columns
+from kdcache.runtime.wording import counted
 from kdcache.sources import Source
+from kdcache.sources.class_files import read_class_names
+
+_WEIGHTS = ".safetensors"
 
 
-def read_class_map(path: str, source: Source, teacher_classes: int) -> Tensor:
+class _Side:
+    """The classes of the student, or of the teacher, by what a line may call them."""
+
+    def __init__(self, owner: str, num_classes: int) -> None:
+        self.owner = owner
+        self.num_classes = num_classes
+        self.places: dict[str, list[int]] = defaultdict(list)
+
+    def add(self, word: str, place: int) -> None:
+        """Let a word name a class; it may name others, too."""
+        if place not in self.places[word]:
+            self.places[word].append(place)
+
+    def is_known(self, text: str) -> bool:
+        """Return whether a text is a name, or a number."""
+        return text in self.places or text.isdecimal()
+
+    def place(self, text: str, where: str) -> int:
+        """Return the class that a text names.
+
+        Raises:
+            UsageError: several have the name.
+        """
+        places = self.places.get(text)
+        if places is None:
+            return int(text)
+        if len(places) > 1:
+            count = "two" if len(places) == 2 else str(len(places))
+            raise UsageError(
+                f"{where}: {count} classes of the {self.owner} are called {text!r}; give the number"
+                " of the one"
+            )
+        return places[0]
+
+
+def read_class_map(
+    path: str, source: Source, teacher_classes: int, *, teacher_names: Sequence[str] | None = None
+) -> Tensor:
     """Return the student's class of each of the teacher's classes, int64 `[teacher classes]`, -1
     for none.
 
-    The file has lines `student class,teacher class`: numbers from 0, the student's also by name. A
-    first line of words, of which none is a class, is taken for a heading, which is told. Several
-    classes of the teacher may belong to one of the student, not the other way round.
+    The file has lines `student class,teacher class`: numbers from 0, or names. Those of a teacher
+    of as many classes as ImageNet are ImageNet's, unless others are given: WordNet ids or
+    synonyms. A first line of words, of which none is a class, is taken for a heading, which is
+    told. Several classes of the teacher may belong to one of the student, not the other way round.
+
+    Args:
+        path: of the file.
+        source: of the student's classes.
+        teacher_classes: how many classes the teacher has.
+        teacher_names: of these.
 
     Raises:
         UsageError: no such file, a line of another form, a class that does not exist or belongs to
             two.
     """
-    class_names = getattr(source, "class_names", None) or ()
-    lines = read_columns(path, "class map", class_names)
-    names = {name: index for index, name in enumerate(class_names)}
+    student = _Side("student", source.classes)
+    for place, name in enumerate(getattr(source, "class_names", None) or ()):
+        student.add(name, place)
+    teacher = _teacher_side(teacher_classes, teacher_names)
+    lines = read_columns(path, "class map", {*student.places, *teacher.places})
+    is_imagenet = teacher_names is None and bool(teacher.places)
+    if is_imagenet and _names_classes(lines):
+        say(
+            f"note: class map {path}: the teacher's {counted(teacher_classes, 'class')} are taken"
+            " for ImageNet's"
+        )
     classes = torch.full((teacher_classes,), -1)
     first_lines: dict[int, int] = {}
     for line in lines:
         where = f"class map {path}, line {line.number}"
-        if not _are_two_classes(line.fields, names):
-            raise UsageError(f"{where}: {line.text!r} is not STUDENT CLASS,TEACHER CLASS")
-        student_text, teacher_text = line.fields
-        if class_names.count(student_text) > 1:
+        student_class, teacher_class = _classes_of(line, student, teacher, where)
+        if teacher_class in first_lines:
             raise UsageError(
-                f"{where}: two classes of the student are called {student_text!r}; give the number"
-                " of the one"
+                f"{where}: class {teacher_class} of the teacher has a class of the student already,"
+                f" by line {first_lines[teacher_class]}"
             )
-        if student_text in names:
-            student = names[student_text]
-        else:
-            student = int(student_text)
-        teacher = int(teacher_text)
-        if student >= source.classes or teacher >= teacher_classes:
-            raise UsageError(
-                f"{where}: {line.text!r} is out of range; the student has {source.classes} "
-                f"classes, the teacher {teacher_classes}, counted from 0"
-            )
-        if teacher in first_lines:
-            raise UsageError(
-                f"{where}: class {teacher} of the teacher has a class of the student already, by"
-                f" line {first_lines[teacher]}"
-            )
-        first_lines[teacher] = line.number
-        classes[teacher] = student
+        first_lines[teacher_class] = line.number
+        classes[teacher_class] = student_class
     if not (classes >= 0).any():
         raise UsageError(f"class map {path} names no class")
     return classes
 
 
-def _are_two_classes(fields: Sequence[str], names: Container[str]) -> bool:
-    """Return whether the fields of a line are a class of the student, by name or number, and the
-    number of one of the teacher."""
-    if len(fields) != 2:
-        return False
-    student, teacher = fields
-    return teacher.isdecimal() and (student in names or student.isdecimal())
+def read_teacher_names(path: str, teacher_classes: int) -> tuple[str, ...]:
+    """Return the names of a teacher's classes, from a text file with one on each line or from the
+    weights of a run.
+
+    Raises:
+        UsageError: no such file, one without names, or another number of names.
+        ModelError: no such file of weights.
+    """
+    if path.endswith(_WEIGHTS):
+        facts = read_facts(Path(path))
+        names = facts and facts.label_names
+        if not names:
+            raise UsageError(f"weights {path} say no names of classes; give a text file of names")
+    else:
+        names = read_class_names(path, "names of the teacher's classes", may_be_number=False)
+    if len(names) != teacher_classes:
+        raise UsageError(
+            f"{path} names {counted(len(names), 'class')}, and the teacher has {teacher_classes};"
+            " give a name for each"
+        )
+    return names
+
+
+def _teacher_side(num_classes: int, names: Sequence[str] | None) -> _Side:
+    side = _Side("teacher", num_classes)
+    if names is not None:
+        for place, name in enumerate(names):
+            side.add(name, place)
+        return side
+    imagenet = imagenet_names(num_classes)
+    if imagenet is not None:
+        for place in range(num_classes):
+            for word in imagenet.words(place):
+                side.add(word, place)
+    return side
+
+
+def _names_classes(lines: Sequence[Columns]) -> bool:
+    """Return whether a line calls a class of the teacher by its name."""
+    return any(len(line.fields) == 2 and not line.fields[1].isdecimal() for line in lines)
+
+
+def _classes_of(line: Columns, student: _Side, teacher: _Side, where: str) -> tuple[int, int]:
+    """Return the student's class and the teacher's that a line names.
+
+    Raises:
+        UsageError: it names no two, or one that there is not.
+    """
+    is_pair = len(line.fields) == 2
+    if not is_pair or not (student.is_known(line.fields[0]) and teacher.is_known(line.fields[1])):
+        raise UsageError(f"{where}: {line.text!r} is not STUDENT CLASS,TEACHER CLASS")
+    student_class = student.place(line.fields[0], where)
+    teacher_class = teacher.place(line.fields[1], where)
+    if student_class >= student.num_classes or teacher_class >= teacher.num_classes:
+        raise UsageError(
+            f"{where}: {line.text!r} is out of range; the student has {student.num_classes} "
+            f"classes, the teacher {teacher.num_classes}, counted from 0"
+        )
+    return student_class, teacher_class

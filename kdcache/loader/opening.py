@@ -21,7 +21,7 @@ from kdcache.cache.storage.late import late, looked_for_again
 from kdcache.config.files import parse_seeds
 from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.loader.cache_specs import CacheOptions, parse_cache
-from kdcache.loader.class_map import read_class_map
+from kdcache.loader.class_map import read_class_map, read_teacher_names
 from kdcache.loader.config import LoaderConfig
 from kdcache.loader.order import Blocks
 from kdcache.loader.record_checks import check_tail
@@ -281,7 +281,11 @@ def _use(config: LoaderConfig, cache: Cache, options: CacheOptions, source: Sour
     }
     use = CacheUse(cache=cache, weight=options.weight, **reading)
     if options.classes is not None:
-        classes = read_class_map(options.classes, source, cache.manifest.classes)
+        teacher_classes = cache.manifest.classes
+        names = None
+        if options.names is not None:
+            names = read_teacher_names(options.names, teacher_classes)
+        classes = read_class_map(options.classes, source, teacher_classes, teacher_names=names)
         return replace(use, classes=classes)
     if cache.manifest.classes != source.classes:
         raise MismatchError(

@@ -43,13 +43,19 @@ _Build = Callable[[Spec, int | None], Built]
 
 
 def open_model(
-    text: str, *, classes: int, recipe: Recipe, trained: bool = False, task: str = "classification"
+    text: str,
+    *,
+    classes: int | None,
+    recipe: Recipe,
+    trained: bool = False,
+    task: str = "classification",
 ) -> VisionModel:
     """Return the model that a spec names, for views of `recipe`.
 
     Args:
         text: the spec.
-        classes: number of classes of the source.
+        classes: number of classes of the source; None of a trained model without a source, which
+            has as many as its library's weights, or its function, give it.
         recipe: gives the channels, and the input size of models that take any.
         trained: whether weights are required, as for a teacher; its head is then never replaced.
         task: `classification` or `segmentation`, the source's.
@@ -88,8 +94,10 @@ def open_model(
 
     module, wishes = build(bare, head_classes)
     if files.has_new_head and files.whole is None:
+        assert classes is not None, "a new head is for the classes of a source"
         module = _with_new_head(module, _without_weights(bare), build, classes)
     if files.whole is not None:
+        assert classes is not None, "a file of weights is opened for a number of classes"
         drawn_names: Collection[str] = ()
         if files.has_new_head:
             drawn_names = _class_names(module, bare, build, classes)
@@ -103,6 +111,7 @@ def open_model(
             drawn_names=drawn_names,
         )
     if files.backbone is not None:
+        assert classes is not None, "a backbone is opened for the classes of a source"
         backbone = _backbone(module, spec)
         load_weights(
             backbone, files.backbone, key=None, spec=spec, classes=classes, is_backbone=True

@@ -1,7 +1,8 @@
 """What weights were trained as: the spec of the model, in the metadata of a run's weight files.
 
 It is compared with the spec that opens them: the same weights mean something else in a model of
-another stride or normalisation, and nothing in their names or shapes tells.
+another stride or normalisation, and nothing in their names or shapes tells. Beside it lies what
+`weight_facts.py` has, which is used and not compared.
 """
 
 from collections.abc import Collection, Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from kdcache.config.spec import Spec, Value, parse_spec
 from kdcache.errors import ModelError, UsageError, shortened
+from kdcache.models.weight_facts import WeightFacts
 from kdcache.runtime.console import say
 from kdcache.version import __version__
 
@@ -37,9 +39,17 @@ _IN_TRAINING = frozenset(
 """Options on which the logits of a trained model do not depend."""
 
 
-def weight_record(spec: str) -> dict[str, str]:
-    """Return the metadata of a file of weights that were trained as `spec` says."""
-    return {"kdcache": __version__, _SPEC: str(without_options(parse_spec(spec), ORIGINS))}
+def weight_record(spec: str, facts: WeightFacts | None = None) -> dict[str, str]:
+    """Return the metadata of a file of weights that were trained as `spec` says.
+
+    Args:
+        spec: of the model.
+        facts: what else is to be said of it.
+    """
+    record = {"kdcache": __version__, _SPEC: str(without_options(parse_spec(spec), ORIGINS))}
+    if facts is not None:
+        record |= facts.to_metadata()
+    return record
 
 
 def require_recorded(metadata: Mapping[str, str], spec: Spec, path: Path) -> None:

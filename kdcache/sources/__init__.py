@@ -1,6 +1,7 @@
 """Sources: indexed data sets with stable keys and a fingerprint.
 
 A source is opened from a spec: `imagefolder:/data/train`, `tars:/data/train-{0000..0099}.tar`,
+`csv:train.csv,root=/data`,
 `hf:cifar10,image=img`, `torchvision:FashionMNIST,root=data,train=true`, `digits:train`, or your own
 `module:function`, which returns a map-style data set of (image, class index) pairs. For
 segmentation: `segfolder:/data,classes=11`, `torchvision:Cityscapes,root=data`,
@@ -16,7 +17,8 @@ from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.digits import DIGITS_TRAIN, Digits
 from kdcache.sources.masks import MaskSource
 from kdcache.sources.own import as_source
-from kdcache.sources.protocol import Sample, Source
+from kdcache.sources.plain_images import are_plain_images, open_plain_images
+from kdcache.sources.protocol import Sample, Source, class_names_of
 from kdcache.sources.registry import check_source, open_source
 from kdcache.sources.tars import TarSource
 
@@ -29,9 +31,12 @@ __all__ = [
     "Sample",
     "Source",
     "TarSource",
+    "are_plain_images",
     "as_source",
     "check_source",
+    "class_names_of",
     "mean_image_bytes",
+    "open_plain_images",
     "open_source",
     "stored_image",
     "stored_target",

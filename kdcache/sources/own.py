@@ -1,19 +1,17 @@
 """Sources that a user's own function gives: a map-style data set, or a whole source."""
 
-import os
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from kdcache.config.spec import Spec, parse_spec
+from kdcache.config.spec import Spec
 from kdcache.config.user_functions import load_function, require_module
-from kdcache.errors import SourceError, UsageError, quoted, shortened
+from kdcache.errors import SourceError, UsageError, quoted
 from kdcache.runtime.image_items import as_image, described
 from kdcache.runtime.user_code import user_code
+from kdcache.sources.bare_paths import ARCHIVES, FUNCTION
 from kdcache.sources.dataset import DatasetSource, MapStyle
-from kdcache.sources.folder_files import IMAGE_EXTENSIONS, extension_of
 from kdcache.sources.listings import IS_EMPTY, lacking_attributes
 from kdcache.sources.own_masks import open_own_masks
 from kdcache.sources.protocol import Sample, Source, named, sample_name
@@ -35,32 +33,6 @@ _OTHER_NAMES = {
     "pascal_voc": "voc",
 }
 """What other tools call these sources."""
-_TABLES = (
-    "csv",
-    "tsv",
-    "txt",
-    "json",
-    "jsonl",
-    "parquet",
-    "arrow",
-    "npy",
-    "npz",
-    "h5",
-    "hdf5",
-    "mat",
-    "pkl",
-    "zip",
-    "lmdb",
-)
-_LAYOUTS = {
-    "masks": "segfolder:{},classes=N",
-    "JPEGImages": "voc:{}",
-    "labels": "yolo:{},classes=N",
-}
-"""The spec of a folder that holds a folder of this name."""
-_FUNCTION = (
-    "a function of yours that returns a data set of (image, class index) pairs: mypkg.data:build"
-)
 
 
 class OwnSource:
@@ -205,23 +177,6 @@ def _as_source(opened: Any, spec: Spec) -> Source:
     return DatasetSource(opened, spec)
 
 
-def parse_source(text: str, source_names: Collection[str]) -> Spec:
-    """Return the spec of a source.
-
-    Args:
-        text: the spec.
-        source_names: of kdcache's own sources.
-
-    Raises:
-        UsageError: no spec; of a bare path the message says the spec to write.
-    """
-    path = text.strip()
-    if path and path not in source_names and _is_path(path):
-        spec = _spec_of(os.path.expanduser(path))  # noqa: PTH111
-        raise UsageError(f"source {shortened(path, 200)!r} is a path alone; {spec}")
-    return parse_spec(text)
-
-
 def _require_parts(source: Any, spec: Spec) -> None:
     """Raise a SourceError if what a function gives has a fingerprint, and lacks a part of a
     source."""
@@ -261,58 +216,13 @@ def _naming_others(spec: Spec, source_names: Collection[str]) -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        if spec.name in sys.stdlib_module_names or spec.name in _TABLES:
+        if spec.name in sys.stdlib_module_names or spec.name in ARCHIVES:
             raise UsageError(f"source {spec}: {_no_source(spec, source_names)}") from error
         if spec.name in _OTHER_NAMES:
             raise UsageError(
                 f"{error}; kdcache's own is {_OTHER_NAMES[spec.name]}:{spec.arg or '...'}"
             ) from error
         raise
-
-
-def _is_path(text: str) -> bool:
-    """Return whether a text is rather a path than a spec, which begins with the name of a source or
-    of a module."""
-    if text.startswith(("/", "./", "../", "~")):
-        return True
-    if ":" in text:
-        return False
-    path = Path(text)
-    is_package = (path / "__init__.py").exists()
-    has_extension = extension_of(text) in (*IMAGE_EXTENSIONS, *_TABLES, "tar")
-    return (
-        "/" in text
-        or has_extension
-        or (path.exists() and not is_package and not Path(f"{text}.py").exists())
-    )
-
-
-def _spec_of(path: str) -> str:
-    """Return what to write in the place of a bare path."""
-    folder = Path(path)
-    extension = extension_of(path)
-    if extension == "tar" or "*" in path or "{" in path or any(folder.glob("*.tar")):
-        return f"write tars:{path}"
-    if extension in _TABLES and extension != "parquet":
-        what = "a table or an archive is no source: unpack it to folders, or"
-        if extension == "json":
-            what = f"if it is of COCO's, write coco:IMAGES,annotations={path}; if not,"
-        return f"{what} write {_FUNCTION}"
-    if extension in IMAGE_EXTENSIONS:
-        return "give the folder that holds one folder per class: imagefolder:FOLDER"
-    for name, spec in _LAYOUTS.items():
-        if (folder / name).is_dir():
-            return f"write {spec.format(path)}"
-    is_saved = (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
-    if is_saved or extension == "parquet":
-        options = "parquet,data_files="
-        if is_saved:
-            options = ""
-        return f"write hf:{options}{path}"
-    return (
-        f"write imagefolder:{path} (one folder per class), or tars:, or for masks"
-        f" segfolder:{path},classes=N"
-    )
 
 
 def _no_source(spec: Spec, source_names: Collection[str]) -> str:
@@ -326,4 +236,4 @@ def _no_source(spec: Spec, source_names: Collection[str]) -> str:
     if not _may_be_function(spec):
         what += f", and {quoted(spec.arg)} is no function of a module"
     names = ", ".join(sorted(source_names))
-    return f"{spec.name} is {what}; known are {names}, and {_FUNCTION}"
+    return f"{spec.name} is {what}; known are {names}, and {FUNCTION}"

@@ -89,6 +89,14 @@ def may_draw(source: Source) -> bool:
     return bool(getattr(source, "may_draw", True))
 
 
+def class_names_of(source: Source) -> tuple[str, ...] | None:
+    """Return what a source calls its classes; None if it has no names, or not one for each."""
+    names = getattr(source, "class_names", None)
+    if names is None or len(names) != source.classes:
+        return None
+    return tuple(map(str, names))
+
+
 def sample_name(spec: str, index: int, key: str) -> str:
     """Return what messages call a sample."""
     return f"sample {index} ({key}) of {spec}"

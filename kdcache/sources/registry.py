@@ -2,15 +2,19 @@
 
 from collections.abc import Callable
 
-from kdcache.config.spec import Spec
+from kdcache.config.spec import Spec, parse_spec
+from kdcache.runtime.console import say
+from kdcache.sources.bare_paths import spec_of_path
 from kdcache.sources.coco import checked_coco, open_coco
 from kdcache.sources.dataset import MapStyle
 from kdcache.sources.digits import checked_digits, open_digits
+from kdcache.sources.fold import FoldSource, take_fold
 from kdcache.sources.hub import open_hub
 from kdcache.sources.imagefolder import checked_imagefolder, open_imagefolder
-from kdcache.sources.own import check_own, open_own, parse_source
+from kdcache.sources.own import check_own, open_own
 from kdcache.sources.protocol import Source
 from kdcache.sources.segfolder import checked_segfolder, open_segfolder
+from kdcache.sources.table import checked_table, open_table
 from kdcache.sources.tars import checked_tars, open_tars
 from kdcache.sources.torchvision import open_torchvision
 from kdcache.sources.voc import checked_voc, open_voc
@@ -18,9 +22,11 @@ from kdcache.sources.yolo import checked_yolo, open_yolo
 
 OPENERS: dict[str, Callable[[Spec], Source]] = {
     "coco": open_coco,
+    "csv": open_table,
     "digits": open_digits,
     "hf": open_hub,
     "imagefolder": open_imagefolder,
+    "parquet": open_table,
     "segfolder": open_segfolder,
     "tars": open_tars,
     "torchvision": open_torchvision,
@@ -30,8 +36,10 @@ OPENERS: dict[str, Callable[[Spec], Source]] = {
 
 CHECKS: dict[str, Callable[[Spec], object]] = {
     "coco": checked_coco,
+    "csv": checked_table,
     "digits": checked_digits,
     "imagefolder": checked_imagefolder,
+    "parquet": checked_table,
     "segfolder": checked_segfolder,
     "tars": checked_tars,
     "voc": checked_voc,
@@ -47,25 +55,33 @@ def check_source(text: str) -> None:
         SourceError: a folder or file that is not there, or a folder without what must be in it.
         UsageError: an unknown source or option; the nearest is suggested.
     """
-    spec = parse_source(text, OPENERS)
+    spec = spec_of_path(text, OPENERS) or parse_spec(text)
     if spec.name not in OPENERS:
         check_own(spec, OPENERS)
-    elif spec.name in CHECKS:
-        CHECKS[spec.name](spec)
+        return
+    whole, _ = take_fold(spec)
+    if whole.name in CHECKS:
+        CHECKS[whole.name](whole)
 
 
 def open_source(text: str) -> Source:
-    """Return the source that a spec names.
+    """Return the source that a spec names; what a path is taken for is told.
 
     Raises:
         SourceError: the data is absent, empty or has no class targets.
         UsageError: an unknown source or option; the nearest is suggested.
     """
-    spec = parse_source(text, OPENERS)
-    opener = OPENERS.get(spec.name)
-    if opener is None:
+    spec = spec_of_path(text, OPENERS)
+    if spec is None:
+        spec = parse_spec(text)
+    else:
+        say(f"note: data {text} is taken for {spec}")
+    if spec.name not in OPENERS:
         return open_own(spec, OPENERS)
-    source = opener(spec)
+    whole, fold = take_fold(spec)
+    source = OPENERS[whole.name](whole)
     if isinstance(source, MapStyle):
         source.may_draw = False  # with plain options no data set of these has code of a user's
-    return source
+    if fold is None:
+        return source
+    return FoldSource(source, fold, spec)

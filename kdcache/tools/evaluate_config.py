@@ -1,17 +1,12 @@
-"""What `evaluate` does, and which model and data that is of a run; all of it without torch."""
+"""What `evaluate` does, and which data that is of a run; all of it without torch."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from kdcache.config.files import load_config
-from kdcache.config.spec import Spec, parse_spec
-from kdcache.errors import KdcacheError, UsageError
+from kdcache.errors import UsageError
 from kdcache.models.specs import check_model
-from kdcache.models.weight_record import ORIGINS, without_options
 from kdcache.runtime.device import ComputeConfig
 from kdcache.sources import check_source
-from kdcache.train.config import TrainConfig
-from kdcache.train.run_files import BEST_FILE, COMMAND, CONFIG_FILE, STUDENT_FILE
+from kdcache.tools.saved_model import SavedModel, find_model
 from kdcache.views import recipe_table
 
 
@@ -45,66 +40,22 @@ def check_specs(config: EvaluateConfig) -> None:
     Raises:
         KdcacheError: one of them is unknown, or not there.
     """
-    run = run_of(config)
-    check_model(model_of(config, run), asks_library=False)
-    check_source(data_of(config, run))
+    saved = find_model(config.model)
+    check_model(saved.spec, asks_library=False)
+    check_source(data_of(config, saved))
     if config.recipe is not None:
         recipe_table(config.recipe)
 
 
-def run_of(config: EvaluateConfig) -> TrainConfig | None:
-    """Return the settings of the run whose folder is named; None if a model's spec is.
-
-    Raises:
-        UsageError: the folder is no run.
-    """
-    folder = Path(config.model)
-    if not folder.is_dir():
-        return None
-    file = folder / CONFIG_FILE
-    if not file.is_file():
-        raise UsageError(
-            f"{folder} is no run: it has no {CONFIG_FILE}; give the folder of a run, or a model's"
-            " spec"
-        )
-    return load_config(TrainConfig, COMMAND, file=str(file), flags={}, is_ours=True)
-
-
-def model_of(config: EvaluateConfig, run: TrainConfig | None) -> str:
-    """Return the spec of the model that is evaluated.
-
-    Raises:
-        KdcacheError: a run that has no weights yet.
-    """
-    return config.model if run is None else _student_of(Path(config.model), run)
-
-
-def data_of(config: EvaluateConfig, run: TrainConfig | None) -> str:
+def data_of(config: EvaluateConfig, saved: SavedModel) -> str:
     """Return the spec of the source that a model is evaluated on.
 
     Raises:
         UsageError: none is named.
     """
     data = config.data
-    if data is None and run is not None:
-        data = run.eval_data
+    if data is None and saved.run is not None:
+        data = saved.run.eval_data
     if data is None:
         raise UsageError("there is no data to evaluate on; give --data")
     return data
-
-
-def _student_of(folder: Path, run: TrainConfig) -> str:
-    """Return the spec of a run's student with its best weights, or the last ones.
-
-    Raises:
-        KdcacheError: it has none yet.
-    """
-    for name in (BEST_FILE, STUDENT_FILE):
-        if (folder / name).is_file():
-            spec = without_options(parse_spec(run.student), ORIGINS | {"weights_backbone"})
-            options = {**spec.options, "weights": str(folder / name)}
-            return str(Spec(spec.name, spec.arg, options))
-    raise KdcacheError(
-        f"run {folder} has no weights yet: neither {BEST_FILE} nor {STUDENT_FILE}; wait for its"
-        " first epoch with evaluation, or its end"
-    )

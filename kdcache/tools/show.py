@@ -11,7 +11,7 @@ from kdcache.cache.source import local_images, views_of
 from kdcache.codec_error.plot import check_plot
 from kdcache.config.files import recorded_settings
 from kdcache.errors import KdcacheError, UsageError, brief, printable
-from kdcache.sources import Source
+from kdcache.sources import Source, class_names_of
 from kdcache.tasks import open_task
 from kdcache.tasks.picture import ShownView
 from kdcache.views.permutation import row_of
@@ -73,7 +73,7 @@ def show_view(
 
 def _class_names(source: Source) -> list[str]:
     """Return the names of a source's classes; their numbers where it has none."""
-    names = getattr(source, "class_names", None) or range(source.classes)
+    names = class_names_of(source) or range(source.classes)
     return list(map(str, names))
 
 

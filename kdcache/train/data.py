@@ -18,6 +18,7 @@ from kdcache.positions import Layout
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import on_main
 from kdcache.shapes import Size, size_text
+from kdcache.sources import class_names_of
 from kdcache.targets import target_kind, task_of
 from kdcache.tasks import Task, open_task
 from kdcache.tasks.seen_labels import SeenLabels
@@ -74,6 +75,10 @@ class TrainingData:
         )
         self.evaluation = open_evaluation(first, replay, sizes, self.compute)
         self._labels = SeenLabels(replay.source)
+        self.class_names = class_names_of(replay.source)
+        """Of the student's classes, if the data has names."""
+        if self.class_names is None and self.evaluation is not None:
+            self.class_names = class_names_of(self.evaluation.source)
 
     def look_at_labels(self, parts: Sequence[Batch]) -> None:
         """Tell what seems wrong with the labels of the first step, if anything does."""

@@ -27,7 +27,7 @@ from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.runtime.distributed import StopLook, is_main, on_main, raise_together, rank, world_size
 from kdcache.runtime.waiting import waiting
 from kdcache.shapes import Size, Views, size_text
-from kdcache.sources import Source, as_source, open_source
+from kdcache.sources import Source, as_source, class_names_of, open_source
 from kdcache.sources.read_check import ReadCheck
 from kdcache.targets import task_of
 from kdcache.tasks import Score, open_task
@@ -49,6 +49,7 @@ class Evaluation:
         compute: Compute,
         window: Sequence[int] | None = None,
         align_corners: bool = False,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         """Open `data`.
 
@@ -65,6 +66,7 @@ class Evaluation:
             window: height and width of windows that slide over the views of segmentation; by
                 default they are seen whole.
             align_corners: how maps of segmentation are upsampled.
+            class_names: of the model, for data that has no names.
 
         Raises:
             MismatchError: other classes than the training source has, or targets of another kind.
@@ -77,8 +79,10 @@ class Evaluation:
             _require_same_classes(training, self.source)
         self._task = open_task(task_of(self.source), align_corners=align_corners)
         self._align_corners = align_corners
+        numbers = [str(number) for number in range(self.source.classes)]
+        self._class_names = class_names_of(self.source) or class_names or numbers
         # of what is not installed it is told before the run
-        self._task.score(_class_names(self.source), compute.device)
+        self._task.score(self._class_names, compute.device)
         self._window = check_window(window)
         takes_whole_images = self._task.scores_whole_images
         if self._window and not takes_whole_images:
@@ -178,7 +182,7 @@ class Evaluation:
             StoppedError: a process of the run was told to stop.
         """
         look = StopLook()
-        class_names = _class_names(self.source)
+        class_names = self._class_names
         places = [0] * len(models)
         if sizes is not None and not self._task.scores_whole_images:
             places = [self._sizes.index(size) for size in sizes]
@@ -341,12 +345,6 @@ def _own_batches(num_samples: int, size: int) -> list[list[tuple[int, int]]]:
     return [requests[start : start + size] for start in range(0, len(requests), size)]
 
 
-def _class_names(source: Source) -> Sequence[str]:
-    """Return what a source calls its classes; their numbers if it has no names."""
-    names: Sequence[str] | None = getattr(source, "class_names", None)
-    return names or [str(number) for number in range(source.classes)]
-
-
 def _require_same_classes(training: Source, evaluated: Source) -> None:
     if task_of(evaluated) != task_of(training):
         raise MismatchError(
@@ -358,8 +356,8 @@ def _require_same_classes(training: Source, evaluated: Source) -> None:
             f"eval_data {evaluated.spec} has {evaluated.classes} classes, data {training.spec}"
             f" {training.classes}; give sets of the same classes"
         )
-    training_names = getattr(training, "class_names", None)
-    evaluated_names = getattr(evaluated, "class_names", None)
+    training_names = class_names_of(training)
+    evaluated_names = class_names_of(evaluated)
     if training_names is None or evaluated_names is None or training_names == evaluated_names:
         return
     for name, other in zip(training_names, evaluated_names, strict=True):

@@ -11,7 +11,6 @@ from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
 from kdcache.config.files import dump_config
-from kdcache.models.weight_record import weight_record
 from kdcache.runtime.console import say
 from kdcache.runtime.distributed import is_main, on_main
 from kdcache.runtime.files import plain_bytes
@@ -92,8 +91,8 @@ class Keeper:
         # checkpoints count epochs from 0, as they always have; what a user sees counts from 1
         self._best.update({score_name: score, "epoch": epoch - 1, "weights": weights_name})
         module = self._trainer.weights()[weights_name]
-        spec = self._trainer.config.student
-        self._best["sha256"] = save_weights(self._run / BEST_FILE, module, spec)
+        record = self._trainer.weight_record()
+        self._best["sha256"] = save_weights(self._run / BEST_FILE, module, record)
 
     def _save(self) -> None:
         settings = dump_config(self._trainer.config, COMMAND)
@@ -122,13 +121,13 @@ def _better_weights(line: Mapping[str, Any], score_name: str) -> str | None:
     return better
 
 
-def save_weights(path: Path, module: nn.Module, spec: str) -> str:
-    """Write the weights of a model that `spec` names, and return the digest of the file."""
+def save_weights(path: Path, module: nn.Module, record: dict[str, str]) -> str:
+    """Write the weights of a model with what is said of them, and return the digest of the file."""
     weights = {}
     for name, tensor in module.state_dict().items():
         # safetensors takes no tied weights
         weights[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
-    data = safetensors_bytes(weights, weight_record(spec))
+    data = safetensors_bytes(weights, record)
     replace_file(path, lambda file: file.write(data))
     return hashlib.sha256(data).hexdigest()
 

@@ -220,8 +220,9 @@ def _end(kept: _KeptRun) -> dict[str, Any]:
     trainer = kept.trainer
     config = trainer.config
     folder = Path(config.run)
+    record = trainer.weight_record()
     for name, module in trainer.weights().items():
-        save_weights(folder / f"{name}.safetensors", module, config.student)
+        save_weights(folder / f"{name}.safetensors", module, record)
     check_best(folder, kept.best)
     result = run_result(config, trainer, kept.best, read_metrics(folder / METRICS_FILE))
     text = json.dumps(result, indent=1)

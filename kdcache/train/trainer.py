@@ -13,6 +13,8 @@ from kdcache.loader.steps import DistillationBatch
 from kdcache.models.first_batch import check_gradients, check_student
 from kdcache.models.inference import model_code
 from kdcache.models.vision_model import class_logits
+from kdcache.models.weight_facts import weight_facts
+from kdcache.models.weight_record import weight_record
 from kdcache.runtime.distributed import all_sum, rank, world_size
 from kdcache.shapes import Size
 from kdcache.train.agreement import require_same, require_same_weights
@@ -240,6 +242,16 @@ class Trainer:
         if self.average is not None:
             modules["ema"] = self.average.module.module
         return modules
+
+    def weight_record(self) -> dict[str, str]:
+        """Return what files of these weights say of the student."""
+        facts = weight_facts(
+            self.student.preprocessing,
+            task=self.task.name,
+            num_classes=self.loader.num_classes,
+            label_names=self.data.class_names,
+        )
+        return weight_record(self.config.student, facts)
 
     def _finite_losses(self) -> dict[str, float]:
         """Return the mean losses of the epoch so far.

@@ -434,21 +434,16 @@ def test_a_whole_source_lacks_nothing(give: Any) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("{0}", r"source '{0}' is a path alone; write imagefolder:{0} \(one folder per class\), or tars:, or for masks segfo"),
-        ("{0}/tars", "is a path alone; write tars:{0}/tars"),
-        ("{0}/saved", "is a path alone; write hf:{0}/saved"),
         ("{0}/pairs", "is a path alone; write segfolder:{0}/pairs,classes=N"),
-        ("{0}/boxes", "is a path alone; write voc:{0}/boxes"),
         ("{0}/shares", "is a path alone; write yolo:{0}/shares,classes=N"),
         ("d/instances.json", "is a path alone; if it is of COCO's, write coco:IMAGES,annotations=d/instances.json; if not"),
-        ("data/train.tar", "is a path alone; write tars:data/train.tar"),
-        ("x.parquet", "is a path alone; write hf:parquet,data_files=x.parquet"),
-        ("train.csv", "is a path alone; a table or an archive is no source: .* a function of yours .*: mypkg.data:build"),
-        ("/data/a,b", "is a path alone; write imagefolder:/data/a,b"),
+        ("x.parquet", "'x.parquet' is a path alone; there is nothing: check it"),
+        ("train.csv,label=y", "'train.csv' is a path alone; there is nothing"),
+        ("train.npz", "is a path alone; an archive is no source: .* a function of yours .*: mypkg.data:build"),
+        ("/data/a,b", "'/data/a,b' is a path alone; there is nothing"),
         ("a/b.png", "give the folder that holds one folder per class"),
-        ("folder_here", "is a path alone; write imagefolder:folder_here"),
-        ("csv:train.csv", "csv is a module of Python itself, and 'train.csv' is no function of a module; known are coco, digits, hf"),
-        ("csv:train", "csv is a module of Python itself; known are coco, digits, hf.*, and a function of yours"),
+        ("json:train.json", "json is a module of Python itself, and 'train.json' is no function of a module; known are coco, csv, digits, hf"),
+        ("json:train", "json is a module of Python itself; known are coco, csv, digits, hf.*, and a function of yours"),
         ("zip:/x.zip", "zip is no source, and '/x.zip' is no function of a module; known are"),
         ("s3://bucket/x", "s3 is no source, and '//bucket/x' is no function"),
         ("webdataset:/d/*.tar", r"webdataset is called tars here: write tars:/d/\*.tar"),
@@ -459,8 +454,7 @@ def test_a_whole_source_lacks_nothing(give: Any) -> None:
 def test_a_path_or_a_name_of_another_tool_is_answered_with_the_spec(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, message: str
 ) -> None:
-    files = ("tars/a.tar", "saved/state.json", "pairs/masks/a.png", "folder_here/cat/a.png")
-    for name in (*files, "boxes/JPEGImages/a.jpg", "shares/labels/train/a.txt"):
+    for name in ("pairs/masks/a.png", "shares/labels/train/a.txt"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import kdcache, kdcache_json, mistake
+from command_line import invoke, kdcache, kdcache_json, mistake
 from runs import DIGITS, MLP, dump, train
 from torch import Tensor
 
@@ -96,3 +96,18 @@ def test_a_report_by_class_is_what_is_counted_by_hand() -> None:
     assert found["taken/a as b"] == pytest.approx(100 * share)
     taken = [name for name in found if name.startswith("taken/")]
     assert 0 < len(taken) <= 20 and "taken/a as a" not in taken
+
+
+def test_weights_bring_their_size_their_mode_and_the_names_of_their_classes(
+    tmp_path: Path,
+) -> None:
+    named = "tiny_models:named_digits"
+    train(tmp_path / "run", data=named, recipe="digits", loss="ce", epochs=1)
+    weights = f"{MLP},weights={tmp_path}/run/student.safetensors"
+    found = kdcache_json("evaluate", weights, "--data", DIGITS, *PLACE)
+    assert "accuracy/digit 3" in found["scores"], "the names are those of the weights"
+    done = invoke("evaluate", tmp_path / "run", "--data", "digits:test", *PLACE)
+    assert "calls class 0 '0', which the model calls 'digit 0'" in done.stderr
+    reversed_names = "tiny_models:reversed_digits"
+    line = mistake("evaluate", tmp_path / "run", "--data", reversed_names, *PLACE)
+    assert "in another order: it calls class 0 'digit 9'" in line

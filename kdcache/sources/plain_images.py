@@ -1,0 +1,93 @@
+"""Images without labels: those below a folder, or one file. They can be predicted, not trained
+on."""
+
+import os
+from pathlib import Path
+
+from PIL import Image
+
+from kdcache.config.spec import Spec
+from kdcache.errors import SourceError
+from kdcache.runtime.images import read_image
+from kdcache.sources.dataset import DatasetSource
+from kdcache.sources.folder_files import (
+    IMG_EXTENSIONS,
+    FolderWalk,
+    count_kinds,
+    is_hidden,
+    looks_like_image,
+    tell_passed_over,
+)
+from kdcache.sources.protocol import Source
+
+_NO_CLASS = 0
+"""Stands in the place of a label; nobody looks at it."""
+
+
+class PlainImages:
+    """Images by their paths, in their own modes; the label of each is `_NO_CLASS`."""
+
+    classes = 1
+
+    def __init__(self, root: str, paths: list[str]) -> None:
+        self.root = root
+        self.samples = [(path, _NO_CLASS) for path in paths]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Return an image, in its own mode, and no label."""
+        path, label = self.samples[index]
+        return read_image(path), label
+
+
+def are_plain_images(text: str) -> bool:
+    """Return whether a text is the path of a folder, or of a file that is named as an image."""
+    path = Path(text)
+    return path.is_dir() or (path.is_file() and looks_like_image(text))
+
+
+def open_plain_images(path: str) -> Source:
+    """Return the images below a folder, sorted by their paths, or the one in a file.
+
+    A sample's key is its path below the folder, and of a file its name. Hidden files and folders
+    are passed over, as are files that are no images, which is told.
+
+    Raises:
+        SourceError: there is no image, or the folder cannot be listed.
+    """
+    folder = path
+    paths = [path]
+    if Path(path).is_dir():
+        paths = _image_paths(path)
+    else:
+        folder = str(Path(path).parent)
+    source = DatasetSource(PlainImages(folder, paths), Spec("images", path))
+    source.may_draw = False
+    return source
+
+
+def _image_paths(folder: str) -> list[str]:
+    """Return the paths of the images below a folder, sorted."""
+    images: list[str] = []
+    others: list[str] = []
+    try:
+        for place, files in FolderWalk().folders(folder):
+            for file in files:
+                path = os.path.join(place, file)  # noqa: PTH118 # Path is slow on a million
+                name = os.path.relpath(path, folder)
+                if not is_hidden(name) and file.lower().endswith(IMG_EXTENSIONS):
+                    images.append(path)
+                else:
+                    others.append(name)
+    except OSError as error:
+        raise SourceError(f"folder {folder} cannot be listed: {error.strerror or error}") from error
+    if not images:
+        raise SourceError(
+            f"folder {folder} holds no image ({' '.join(IMG_EXTENSIONS)}); give a folder of images,"
+            " or data of another kind by its spec, such as tars:FOLDER"
+        )
+    tell_passed_over(f"folder {folder}", count_kinds(others), "no images")
+    return sorted(images)

@@ -1,0 +1,69 @@
+"""What `export-model` does, checked without torch."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdcache.config.spec import choose
+from kdcache.errors import KdcacheError, UsageError
+from kdcache.models.specs import check_model
+from kdcache.tools.saved_classes import known_classes, require_classifier
+from kdcache.tools.saved_model import find_model
+from kdcache.views import recipe_table
+
+ONNX = ".onnx"
+EXPORTED = ".pt2"
+SCRIPT = ".pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportModelConfig:
+    """What `export-model` does."""
+
+    model: str
+    """The folder of a run, or the spec of a model with its weights."""
+    out: str
+    """The file that is written: `.onnx`, `.pt2` (torch.export) or `.pt` (TorchScript)."""
+    logits: bool = False
+    """Whether the model gives logits, and not probabilities."""
+    classes: str | None = None
+    """Their number, or a text file with a name on each line; by default what the weights say."""
+    recipe: str | None = None
+    """Of the images, which says their size where the weights do not; by default the run's recipe
+    of evaluation, else `eval`."""
+
+    def __post_init__(self) -> None:
+        choose(self.ending, (ONNX, EXPORTED, SCRIPT), f"ending of {self.out}")
+
+    @property
+    def ending(self) -> str:
+        """What the name of the file ends with."""
+        return Path(self.out).suffix
+
+
+def check_specs(config: ExportModelConfig) -> None:
+    """Check names, options and paths, as far as that takes no torch.
+
+    Raises:
+        KdcacheError: one of them is unknown, or not there; or what writes the file is not
+            installed.
+    """
+    saved = find_model(config.model)
+    check_model(saved.spec, asks_library=False)
+    require_classifier(saved, "export-model")
+    known_classes(saved, config.classes)
+    if config.recipe is not None:
+        recipe_table(config.recipe)
+    if config.ending == ONNX:
+        require_onnx()
+    if not Path(config.out).absolute().parent.is_dir():
+        raise UsageError(f"there is no folder for {config.out}; make it, or write elsewhere")
+
+
+def require_onnx() -> None:
+    """Raise a KdcacheError if what writes ONNX is not installed."""
+    for name in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(name) is None:
+            raise KdcacheError(
+                f"an .onnx file needs {name}; pip install 'kdcache[onnx]', or write a .pt2 file"
+            )

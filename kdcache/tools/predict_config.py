@@ -1,0 +1,108 @@
+"""What `predict` does, checked without torch."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kdcache.config.spec import choose
+from kdcache.errors import KdcacheError, UsageError
+from kdcache.models.specs import check_model
+from kdcache.runtime.device import ComputeConfig
+from kdcache.sources import are_plain_images, check_source
+from kdcache.tools.saved_classes import known_classes, require_classifier
+from kdcache.tools.saved_model import SavedModel, find_model
+from kdcache.views import recipe_table
+
+CSV = ".csv"
+PARQUET = ".parquet"
+_MOST_SHOWN = 5
+"""Classes of an image, where the user does not say how many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """What `predict` does."""
+
+    model: str
+    """The folder of a run, or the spec of a model with its weights."""
+    out: str
+    """The file that is written, `.csv` or `.parquet`."""
+    data: str | None = None
+    """A folder of images or one image, without labels, or the spec of a source; by default the
+    run's evaluation data."""
+    top_k: int | None = None
+    """How many classes of each image are told; by default 5, or all if there are fewer."""
+    classes: str | None = None
+    """Their number, or a text file with a name on each line; by default what the weights say."""
+    recipe: str | None = None
+    """Of the views; by default the run's recipe of evaluation, else `eval`."""
+    batch_size: int = 256
+    """Views of a batch."""
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(f"batch_size is {self.batch_size}; it must be at least 1")
+        if self.top_k is not None and self.top_k < 1:
+            raise UsageError(f"top_k is {self.top_k}; it must be at least 1")
+        choose(Path(self.out).suffix, (CSV, PARQUET), f"ending of {self.out}")
+
+    def count_shown(self, num_classes: int) -> int:
+        """Return how many classes of each image are told.
+
+        Raises:
+            UsageError: more are asked for than there are.
+        """
+        if self.top_k is None:
+            return min(_MOST_SHOWN, num_classes)
+        if self.top_k > num_classes:
+            raise UsageError(
+                f"top_k is {self.top_k}, and the model has {num_classes} classes; ask for as many"
+                " at most"
+            )
+        return self.top_k
+
+
+def check_specs(config: PredictConfig) -> None:
+    """Check names, options and paths, as far as that takes no torch.
+
+    Raises:
+        KdcacheError: one of them is unknown, or not there.
+    """
+    saved = find_model(config.model)
+    check_model(saved.spec, asks_library=False)
+    require_classifier(saved, "predict")
+    data = data_of(config, saved)
+    if not are_plain_images(data):
+        check_source(data)
+    elif saved.is_silent or config.classes is not None:
+        known_classes(saved, config.classes)
+    if config.recipe is not None:
+        recipe_table(config.recipe)
+    if Path(config.out).suffix == PARQUET:
+        require_pyarrow()
+    if not Path(config.out).absolute().parent.is_dir():
+        raise UsageError(f"there is no folder for {config.out}; make it, or write elsewhere")
+
+
+def data_of(config: PredictConfig, saved: SavedModel) -> str:
+    """Return what is predicted: the path of images, or the spec of a source.
+
+    Raises:
+        UsageError: nothing is named.
+    """
+    data = config.data
+    if data is None and saved.run is not None:
+        data = saved.run.eval_data
+    if data is None:
+        raise UsageError("there is no data to predict; give --data, such as a folder of images")
+    return data
+
+
+def require_pyarrow() -> None:
+    """Raise a KdcacheError if pyarrow is not installed."""
+    try:
+        import pyarrow  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise KdcacheError(
+            "a .parquet file needs pyarrow; pip install 'kdcache[hub]', or write a .csv file"
+        ) from error

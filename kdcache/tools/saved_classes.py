@@ -1,0 +1,79 @@
+"""How many classes a saved model has, and what they are called; all of it without torch."""
+
+from collections.abc import Sequence
+
+from kdcache.config.spec import parse_spec
+from kdcache.errors import UsageError
+from kdcache.models.imagenet_names import imagenet_names
+from kdcache.models.specs import has_named_weights
+from kdcache.runtime.console import say
+from kdcache.sources import Source, class_names_of
+from kdcache.sources.class_files import read_class_names
+from kdcache.targets import ClassLabel
+from kdcache.tools.saved_model import SavedModel
+
+Classes = tuple[int | None, Sequence[str] | None]
+"""How many classes there are, None for as many as the model has, and their names, if known."""
+
+
+def known_classes(saved: SavedModel, stated: str | None, labelled: Source | None = None) -> Classes:
+    """Return how many classes a model has, and their names, as far as they are known.
+
+    What the user says counts before what the weights say, and that before the data's labels.
+
+    Args:
+        saved: the model.
+        stated: a number, or a text file with a name on each line, as the user says it.
+        labelled: the data, if it has labels.
+
+    Raises:
+        UsageError: the user says neither, or nothing tells how many classes there are.
+    """
+    if stated is not None:
+        return _stated_classes(stated)
+    names = None
+    if labelled is not None:
+        names = class_names_of(labelled)
+    if saved.facts is not None:
+        return saved.facts.num_classes, saved.label_names or names
+    if not saved.is_silent:
+        return None, names
+    if labelled is None:
+        raise UsageError(
+            f"the weights of {saved.spec} do not say their classes; give --classes, a number or a"
+            " text file with a name on each line"
+        )
+    return labelled.classes, names
+
+
+def names_for(saved: SavedModel, num_classes: int, names: Sequence[str] | None) -> Sequence[str]:
+    """Return a name for each class of a model.
+
+    Where names are not known, or are those of others, they are ImageNet's for a library's weights
+    of as many classes, which is told; else its numbers.
+    """
+    if names is not None and len(names) == num_classes:
+        return names
+    spec = parse_spec(saved.spec)
+    if saved.facts is None and has_named_weights(spec, dict(spec.options)):
+        imagenet = imagenet_names(num_classes)
+        if imagenet is not None:
+            say(f"note: the {num_classes} classes of {saved.spec} are taken for ImageNet's")
+            return imagenet.short_names()
+    return [str(number) for number in range(num_classes)]
+
+
+def require_classifier(saved: SavedModel, command: str) -> None:
+    """Raise a UsageError if a model is known to be of another task than classification."""
+    if saved.facts is not None and saved.facts.task != ClassLabel.task:
+        raise UsageError(
+            f"model {saved.spec} is of {saved.facts.task}, and {command} takes models that give the"
+            " class of a whole image; take its weights, which are a plain file"
+        )
+
+
+def _stated_classes(text: str) -> Classes:
+    if text.isdecimal() and int(text) > 0:
+        return int(text), None
+    names = read_class_names(text, "model")
+    return len(names), names

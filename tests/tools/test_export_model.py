@@ -1,0 +1,129 @@
+"""A model as one file that runs without kdcache, and gives what it gives with it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from command_line import invoke, kdcache_json, mistake
+from onnx.reference import ReferenceEvaluator
+from runs import train
+
+from kdcache.models.model import open_model
+from kdcache.models.weight_facts import facts_of
+from kdcache.tools.export_model import METADATA_FILE
+from kdcache.views import load_recipe
+
+NAMED = "tiny_models:named_digits"
+STUDENT = "timm:test_resnet,mean=0.4,std=0.3,input_size=32"
+ENDINGS = (".onnx", ".pt2", ".pt")
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    settings = {"data": NAMED, "recipe": "digits", "loss": "ce", "student": STUDENT}
+    train(folder / "run", **settings, epochs=1)
+    return folder / "run"
+
+
+def opened(path: Path) -> tuple[Run, dict[str, str]]:
+    """Return a file as something to be called, and its metadata; none of it is kdcache's."""
+    if path.suffix == ".onnx":
+        model = onnx.load(path)
+        evaluator = ReferenceEvaluator(model)
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        return lambda images: evaluator.run(None, {"images": images})[0], metadata
+    files = {METADATA_FILE: ""}
+    if path.suffix == ".pt2":
+        module = torch.export.load(path, extra_files=files).module()
+    else:
+        module = torch.jit.load(path, _extra_files=files)
+    return lambda images: module(torch.from_numpy(images)).numpy(), json.loads(files[METADATA_FILE])
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    """More of them than the example that was traced."""
+    return np.random.default_rng(0).integers(0, 256, (5, 1, 32, 32), dtype=np.uint8)
+
+
+def logits_of(run: Path, images: np.ndarray) -> torch.Tensor:
+    """Return what kdcache itself makes of pixels."""
+    spec = f"{STUDENT},weights={run}/student.safetensors"
+    model = open_model(spec, classes=10, recipe=load_recipe("digits"), trained=True).eval()
+    with torch.no_grad():
+        return model(torch.from_numpy(images))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_gives_the_probabilities_of_pixels_and_the_names_of_classes(
+    ending: str, run: Path, images: np.ndarray, tmp_path: Path
+) -> None:
+    out = tmp_path / f"student{ending}"
+    result = kdcache_json("export-model", run, out)
+    assert result["input_size"] == [1, 32, 32] and result["output"] == "probabilities"
+    assert result["bytes"] == out.stat().st_size
+    call, metadata = opened(out)
+    expected = torch.softmax(logits_of(run, images), 1).numpy()
+    np.testing.assert_allclose(call(images), expected, atol=1e-5)
+    np.testing.assert_allclose(call(images[:1]), expected[:1], atol=1e-5)
+    facts = facts_of(metadata)
+    assert facts is not None
+    assert facts.label_names == tuple(f"digit {number}" for number in range(10))
+    assert (facts.mean, facts.std, facts.input_size) == ((0.4,), (0.3,), (1, 32, 32))
+    assert metadata["output"] == "probabilities" and "transforms" in json.loads(metadata["recipe"])
+
+
+def test_logits_are_given_where_they_are_wanted(
+    run: Path, images: np.ndarray, tmp_path: Path
+) -> None:
+    out = tmp_path / "student.pt2"
+    assert kdcache_json("export-model", run, out, "--logits")["output"] == "logits"
+    call, metadata = opened(out)
+    np.testing.assert_allclose(call(images), logits_of(run, images).numpy(), atol=1e-4)
+    assert metadata["output"] == "logits"
+
+
+def test_torchscript_is_said_to_be_deprecated(run: Path, tmp_path: Path) -> None:
+    done = invoke("export-model", run, tmp_path / "student.pt")
+    assert done.exit_code == 0 and "TorchScript deprecated" in done.stderr
+    assert "uint8 [any number, 1, 32, 32]" in done.stdout
+
+
+def test_onnx_passes_its_own_checker(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "student.onnx"
+    kdcache_json("export-model", run, out)
+    model = onnx.load(out)
+    onnx.checker.check_model(model, full_check=True)
+    (entry,) = model.graph.input
+    shape = [side.dim_value or side.dim_param for side in entry.type.tensor_type.shape.dim]
+    assert entry.name == "images" and entry.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert shape == ["batch", 1, 32, 32]
+
+
+def test_what_cannot_be_exported_is_told(run: Path, tmp_path: Path) -> None:
+    assert "known: .onnx, .pt, .pt2" in mistake("export-model", run, tmp_path / "a.tflite")
+    assert "there is no folder" in mistake("export-model", run, tmp_path / "x" / "a.pt2")
+    assert "is no run" in mistake("export-model", tmp_path, tmp_path / "a.pt2")
+    line = mistake("export-model", "tiny_models:by_value,mean=0.5,std=0.5", tmp_path / "a.pt2")
+    assert "export of model tiny_models:by_value" in line and "may depend on values" in line
+    assert not [*tmp_path.iterdir()]
+
+
+def test_onnx_that_is_not_installed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kdcache.tools import export_model_config
+
+    def find_nothing(name: str) -> None:
+        return None
+
+    monkeypatch.setattr(export_model_config.importlib.util, "find_spec", find_nothing)
+    line = mistake("export-model", "timm:test_resnet,pretrained=true", tmp_path / "a.onnx")
+    assert "pip install 'kdcache[onnx]'" in line
