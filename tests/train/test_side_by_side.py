@@ -25,7 +25,7 @@ from kdcache.train.checkpoint import load_checkpoint
 from kdcache.train.config import EmaConfig, TrainConfig
 from kdcache.train.data import TrainingData
 from kdcache.train.keeper import Keeper
-from kdcache.train.metrics_log import read_metrics
+from kdcache.train.metrics_reading import read_metrics
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 from kdcache.train.run import train_students
 from kdcache.train.side_by_side import StudentRun, train_epochs
