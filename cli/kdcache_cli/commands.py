@@ -11,6 +11,7 @@ from kdcache_cli.hub import pull, push
 from kdcache_cli.info import info
 from kdcache_cli.options import JSON
 from kdcache_cli.recode import recode
+from kdcache_cli.report import report
 from kdcache_cli.show import show
 from kdcache_cli.train_student import train_student
 from kdcache_cli.transfer import convert, export, merge
@@ -27,7 +28,7 @@ def main() -> None:
 
 for command in (
     *(dump_teacher, train_student, evaluate, info, verify, gc, merge, export, convert, push, pull),
-    *(codec_error, recode, show),
+    *(codec_error, recode, show, report),
 ):
     main.add_command(command)
 
