@@ -45,6 +45,7 @@ def class_section(
     figure = {
         "title": "",
         "caption": "",
+        "legend": [],
         "wide": dot_chart(dots, shown, f"{kind} (%)", width=WIDE),
         "narrow": dot_chart(dots, shown, f"{kind} (%)", width=NARROW),
     }
@@ -177,14 +178,14 @@ def teacher_figure(
     num_views = sum(value.count for value in accuracy.values())
     caption = (
         f"Means over {num_views:,} training views of the first cache, \u00b1 standard error, by the"
-        " label. Blue squares are accuracy, orange triangles confidence: it is overconfident where the"
-        " triangle lies to the right."
+        " label. The teacher is overconfident where its confidence lies right of its accuracy."
     )
     if len(accuracy) > len(classes):
         caption += f" The lowest {len(classes)} of {len(accuracy)} classes are drawn."
-    title = "percent of views; probability in percent"
+    title = "percent"
     return {
         "title": "The teacher's accuracy and confidence by class",
+        "legend": [{"name": line.name, "style": line.style} for line in dots],
         "wide": dot_chart(dots, classes, title, width=WIDE),
         "narrow": dot_chart(dots, classes, title, width=NARROW),
         "caption": caption,

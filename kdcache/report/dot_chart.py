@@ -19,7 +19,9 @@ from kdcache.report.svg import (
     ticks,
 )
 
-_ROW = 22.0
+_LEAST_ROW = 22.0
+_SHIFT = 5.0
+"""Pixels between the lines of a class."""
 _TOP = 8.0
 _BOTTOM = 38.0
 
@@ -38,7 +40,8 @@ def dot_chart(dots: Sequence[Dots], classes: Sequence[str], title: str, *, width
     """Return the picture of the values of some classes, in percent, from top to bottom."""
     label_chars = min(max(map(len, classes)), width // 20)
     left = CHAR_WIDTH * label_chars + 16
-    height = _TOP + _ROW * len(classes) + _BOTTOM
+    row_height = max(_LEAST_ROW, _SHIFT * len(dots) + 12)
+    height = _TOP + row_height * len(classes) + _BOTTOM
     names = ", ".join(line.name for line in dots)
     root = canvas(width, height, f"{title} by class: {names}")
     low, high = _bounds(dots)
@@ -51,7 +54,7 @@ def dot_chart(dots: Sequence[Dots], classes: Sequence[str], title: str, *, width
     middle = (across.start + across.stop) / 2
     add(root, "text", title, x=middle, y=bottom + 32, class_="title middle")
     for row, name in enumerate(classes):
-        y = _TOP + _ROW * (row + 0.5)
+        y = _TOP + row_height * (row + 0.5)
         label = add(
             root, "text", one_line(name, label_chars), x=left - 8, y=y + 4, class_="tick end"
         )
@@ -76,7 +79,7 @@ def _draw_row(root: Element, dots: Sequence[Dots], name: str, across: Scale, y: 
         value = line.values.get(name)
         if value is None:
             continue
-        shift = 2.2 * (place - (len(dots) - 1) / 2)
+        shift = _SHIFT * (place - (len(dots) - 1) / 2)
         text = f"{line.name}, {name}: {value.mean:.2f} %"
         if value.error is not None:
             text += f" \u00b1 {value.error:.2f}"

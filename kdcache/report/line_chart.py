@@ -26,7 +26,7 @@ _MOST_TITLES = 100
 """Points of a line that say their value when they are pointed at."""
 _LINE_HEIGHT = 15.0
 _MOST_LABEL = 34
-_EARLY = 0.15
+_EARLY = 0.25
 """Share of the epochs whose values need not fit on the axis: they would flatten all others."""
 _TOP = 14.0
 _BOTTOM = 38.0

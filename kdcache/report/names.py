@@ -11,7 +11,8 @@ MOST_CHARS = 48
 """Characters of a name."""
 _SPEAKING = ("loss", "student", "cache", "teacher", "data", "recipe")
 """Settings whose values tell which setting they are of."""
-_SHORT = 32
+_SHORT = 16
+"""Characters of a value that is not shortened."""
 
 
 def names_of(settings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from kdcache.errors import KdcacheError, printable
+from kdcache.errors import KdcacheError, one_line, printable
 from kdcache.report.caches import CacheFacts, cache_facts, cache_paths
 from kdcache.report.class_sections import class_section, confusion_section, teacher_figure
 from kdcache.report.classes import ClassScores, evaluated_scores, recorded_scores
@@ -37,6 +37,8 @@ from kdcache.runtime.files import whole_file
 from kdcache.runtime.wording import counted
 from kdcache.version import __version__
 
+_MOST_TOLD = 60
+"""Characters of a setting below the title."""
 _NOT_EVALUATED = "Left out, as asked: weights and data were not looked at."
 
 
@@ -167,7 +169,7 @@ def _subtitle(groups: Sequence[Group]) -> str:
     for key in ("student", "data", "eval_data", "epochs"):
         value = shared.get(key)
         if value is not None and value != setting_text(None):
-            texts.append(f"{key.replace('_', ' ')} {value}")
+            texts.append(f"{key.replace('_', ' ')} {one_line(value, _MOST_TOLD)}")
     return " \u00b7 ".join(texts)
 
 

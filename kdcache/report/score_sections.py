@@ -20,6 +20,8 @@ Section = dict[str, Any]
 WIDE = 1080
 NARROW = 340
 _PANEL = 360
+_FEW = 3
+"""Pairs whose signs say something."""
 
 
 @dataclass
@@ -77,7 +79,8 @@ def _table_caption(score: str | None) -> str:
         return "Means over repeats, runs that differ in nothing but the run seed."
     return (
         "Mean \u00b1 standard error over repeats: runs that differ in nothing but the run seed."
-        " Differences are taken in pairs of the same run seed. The best epoch is chosen on the"
+        " Differences are taken in pairs of the same run seed, and coloured where three or more"
+        " pairs all have the same sign. The best epoch is chosen on the"
         " evaluation data itself, so its score is a little too high."
     )
 
@@ -137,9 +140,10 @@ def _difference_cell(group: Group, reference: Group, score: str) -> Cell:
     count = difference.estimate.count
     cell = Cell(signed(difference))
     cell.small = f"higher in {difference.num_higher} of {counted(count, 'pair')}"
-    error = difference.estimate.error
-    if error is not None and abs(difference.estimate.mean) > 2 * error:
-        cell.css = "up" if difference.estimate.mean > 0 else "down"
+    if count >= _FEW and difference.num_higher == count:
+        cell.css = "up"
+    elif count >= _FEW and difference.estimate.high < 0:
+        cell.css = "down"
     return cell
 
 
@@ -169,9 +173,10 @@ def curves(groups: Sequence[Group]) -> Section:
             section["figures"].append(
                 {
                     "title": f"{title_of(score)} on the evaluation data",
+                    "legend": [],
                     "wide": line_chart(lines, axis, width=WIDE, height=400, has_labels=True),
                     "narrow": line_chart(lines, axis, width=NARROW, height=280, has_labels=False),
-                    "caption": "The axis fits all but the first epochs, which may lie below it.",
+                    "caption": "",
                 }
             )
     for name, title in (
@@ -199,9 +204,10 @@ def lines_of(groups: Sequence[Group], name: str) -> list[Line]:
 
 
 def _band_text(groups: Sequence[Group]) -> str:
+    axes = " What the first epochs show may lie outside the axes."
     if all(len(group.runs) == 1 for group in groups):
-        return "One run a line."
-    return "Lines are means over repeats, bands one standard error on both sides."
+        return f"One run a line.{axes}"
+    return f"Lines are means over repeats, bands one standard error on both sides.{axes}"
 
 
 def parts(groups: Sequence[Group]) -> Section:
