@@ -30,7 +30,8 @@ _EARLY = 0.25
 """Share of the epochs whose values need not fit on the axis: they would flatten all others."""
 _TOP = 14.0
 _BOTTOM = 38.0
-_LEFT = 48.0
+_LEFT = 30.0
+"""Pixels beside the axis, without the numbers there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +78,9 @@ def line_chart(
     last_epoch = max(max(line.curve) for line in lines)
     first_epoch = min(min(line.curve) for line in lines)
     low, high = _bounds(lines, axis, first_epoch, last_epoch)
-    across = Scale(first_epoch, last_epoch, _LEFT, width - right)
     down = Scale(low, high, height - _BOTTOM, _TOP)
+    left = _LEFT + CHAR_WIDTH * max(len(f"{value:g}") for value in _values(down))
+    across = Scale(first_epoch, last_epoch, left, width - right)
     _draw_axes(root, across, down, axis)
     plot = _add_window(root, across, down)
     for line in lines:
@@ -113,8 +115,13 @@ def _band(point: Estimate) -> tuple[float, float]:
     return point.mean - error, point.mean + error
 
 
+def _values(down: Scale) -> list[float]:
+    """Return the values beside the axis."""
+    return ticks(down.low, down.high, 5)
+
+
 def _draw_axes(root: Element, across: Scale, down: Scale, axis: Axis) -> None:
-    for value in ticks(down.low, down.high, 5):
+    for value in _values(down):
         y = down(value)
         add(root, "line", x1=across.start, x2=across.stop, y1=y, y2=y, class_="grid")
         add(root, "text", f"{value:g}", x=across.start - 6, y=y + 4, class_="tick end")

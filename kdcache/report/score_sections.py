@@ -19,6 +19,7 @@ Section = dict[str, Any]
 """What the template takes of a section."""
 WIDE = 1080
 NARROW = 340
+_HALF = 520
 _PANEL = 360
 _FEW = 3
 """Pairs whose signs say something."""
@@ -56,14 +57,17 @@ def score_table(groups: Sequence[Group], reference: Group) -> Section:
             f"against {reference.name}",
             f"{title_of(score)}, best epoch (%)",
             *[f"{title_of(name)} (%)" for name in others],
-            "loss on evaluation data",
         ]
+        if _has_losses(groups):
+            columns.append("loss on evaluation data")
     columns += ["training time", "views/s", "peak memory"]
     rows: list[Section] = []
     for style, group in enumerate(groups):
         cells = [_runs_cell(group)]
         if score is not None:
             cells += _score_cells(group, reference, score, others)
+            if _has_losses(groups):
+                cells.append(Cell(with_error(group.estimate("eval_loss"), 4)))
         cells += _cost_cells(group)
         rows.append({"name": group.name, "style": style, "cells": cells})
     return {
@@ -111,6 +115,11 @@ def _result_scores(groups: Sequence[Group]) -> list[str]:
     return told_scores(names)
 
 
+def _has_losses(groups: Sequence[Group]) -> bool:
+    """Return whether a result tells a loss on the evaluation data; those of detection do not."""
+    return any(group.values("eval_loss") for group in groups)
+
+
 def _runs_cell(group: Group) -> Cell:
     text = str(len(group.finished))
     if len(group.finished) == len(group.runs):
@@ -127,7 +136,6 @@ def _score_cells(group: Group, reference: Group, score: str, others: Sequence[st
     cells.append(Cell(with_error(group.estimate(f"best_{score}"))))
     for name in others:
         cells.append(Cell(with_error(group.estimate(name))))
-    cells.append(Cell(with_error(group.estimate("eval_loss"), 4)))
     return cells
 
 
@@ -165,20 +173,13 @@ def _cost_cells(group: Group) -> list[Cell]:
 def curves(groups: Sequence[Group]) -> Section:
     """Return the charts over epochs: of the leading score, and of losses."""
     score = leading_score(groups)
-    section: Section = {"figures": [], "panels": [], "notes": [], "caption": _band_text(groups)}
+    section: Section = {"figures": [], "halves": [], "notes": [], "caption": _band_text(groups)}
     if score is not None:
         lines = lines_of(groups, score)
         if lines:
             axis = Axis(title=f"{title_of(score)} (%)")
-            section["figures"].append(
-                {
-                    "title": f"{title_of(score)} on the evaluation data",
-                    "legend": [],
-                    "wide": line_chart(lines, axis, width=WIDE, height=400, has_labels=True),
-                    "narrow": line_chart(lines, axis, width=NARROW, height=280, has_labels=False),
-                    "caption": "",
-                }
-            )
+            title = f"{title_of(score)} on the evaluation data"
+            section["figures"].append(_figure(title, lines, axis, width=WIDE, height=400))
     for name, title in (
         ("loss", "Loss in training (of unlike losses not comparable)"),
         ("eval_loss", "Loss on the evaluation data"),
@@ -186,11 +187,22 @@ def curves(groups: Sequence[Group]) -> Section:
         lines = lines_of(groups, name)
         if lines:
             axis = Axis(title="loss", decimals=4)
-            picture = line_chart(lines, axis, width=_PANEL, height=260, has_labels=False)
-            section["panels"].append({"title": title, "picture": picture})
-    if not section["panels"]:
+            section["halves"].append(_figure(title, lines, axis, width=_HALF, height=260))
+    if not section["halves"]:
         section["notes"].append("There are no curves yet: no run has ended an epoch.")
     return section
+
+
+def _figure(title: str, lines: Sequence[Line], axis: Axis, *, width: int, height: int) -> Section:
+    """Return a chart in two sizes; names stand at lines only where there is room."""
+    has_labels = width == WIDE
+    return {
+        "title": title,
+        "legend": [],
+        "caption": "",
+        "wide": line_chart(lines, axis, width=width, height=height, has_labels=has_labels),
+        "narrow": line_chart(lines, axis, width=NARROW, height=270, has_labels=False),
+    }
 
 
 def lines_of(groups: Sequence[Group], name: str) -> list[Line]:

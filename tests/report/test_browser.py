@@ -110,10 +110,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             scores.append({"top1": 84 * epoch / 5, "eval_loss": 1 / epoch, **classes})
         losses = {"one": 2.0, "two": 2.001, "three": 2.002, "task": 2.003}
         cache = "/a/very/long/path/" + "to-a-cache-of-logits/" * 6
-        forged_run(runs / f"long-{number}", scores, losses=losses, loss=loss, cache=cache, recipe=None)
-    write_report(
-        ReportConfig(runs=(str(runs),), out=str(folder / "report.html"), evaluate=False)
-    )
+        forged_run(
+            runs / f"long-{number}", scores, losses=losses, loss=loss, cache=cache, recipe=None
+        )
+    write_report(ReportConfig(runs=(str(runs),), out=str(folder / "report.html"), evaluate=False))
     return folder
 
 

@@ -69,7 +69,9 @@ def test_examples_are_the_views_and_what_is_said_of_them(folder: Path) -> None:
     for row, example in enumerate(views.examples[:3]):
         batch = dataset.batch([(row, 0)])
         data = base64.b64decode(example.image.removeprefix("data:image/png;base64,"))
-        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), batch.views[0][0, 0])
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(io.BytesIO(data))), batch.views[0][0, 0]
+        )
         assert example.label == str(int(batch.labels.first[0]))
         teacher, *students = example.answers
         probabilities = cache.codec.decode(cache.read(0, [row])).probs(1.0)[0]
@@ -83,11 +85,17 @@ def test_examples_are_the_views_and_what_is_said_of_them(folder: Path) -> None:
 def test_the_teacher_by_class_is_that_of_the_records(folder: Path) -> None:
     views = looked_at(groups_in(folder), IN_PROCESS)
     cache = open_cache(folder / "cache")
-    rows = np.arange(cache.manifest.rows)[: 4096 if len(views.accuracy) else 0]
-    counted = sum(value.count for value in views.accuracy.values())
-    assert 0 < counted <= len(rows)
-    for name, value in views.confidence.items():
-        assert 10 <= value.mean <= 100 and 0 <= views.accuracy[name].mean <= 100
+    dataset = views_of(cache, DIGITS, size=cache.manifest.input_size)
+    num_views = sum(value.count for value in views.accuracy.values())
+    rows = list(range(num_views))
+    labels = dataset.batch([(row, 0) for row in rows]).labels.first.numpy()
+    probabilities = cache.codec.decode(cache.read(0, rows)).probs(1.0).numpy()
+    assert set(views.accuracy) == set(views.confidence) == set(map(str, np.unique(labels)))
+    for name, confidence in views.confidence.items():
+        of_class = probabilities[labels == int(name)]
+        assert confidence.mean == pytest.approx(100 * of_class.max(1).mean())
+        share = np.mean(of_class.argmax(1) == int(name))
+        assert views.accuracy[name].mean == pytest.approx(100 * share)
 
 
 def test_the_page_has_it_all(folder: Path, tmp_path: Path) -> None:

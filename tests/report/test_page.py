@@ -145,11 +145,13 @@ def test_maps_and_boxes_have_their_scores(
             assert row[1] == f"{value + 0.5:.2f} ± 0.50"
 
 
-HOSTILE = "\"><script>alert('1')</script><img src=x onerror=alert(2)>&amp;\x00\x1b[31m\u202e{{7919*7907}}"
+HOSTILE = (
+    "\"><script>alert('1')</script><img src=x onerror=alert(2)>&amp;\x00\x1b[31m\u202e{{7919*7907}}"
+)
 
 
 def test_texts_from_elsewhere_stay_texts(tmp_path: Path) -> None:
-    folder = tmp_path / "a\"><script>alert(3)<" / "r'un<b>"
+    folder = tmp_path / 'a"><script>alert(3)<' / "r'un<b>"
     scores = [{"miou": 40.0, f"iou/{HOSTILE}": 70.0, "iou/sky": 10.0}]
     forged_run(
         folder,
