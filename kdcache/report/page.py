@@ -173,33 +173,37 @@ def _subtitle(groups: Sequence[Group]) -> str:
     return " \u00b7 ".join(texts)
 
 
-def _verdict(groups: Sequence[Group], reference: Group) -> list[str]:
-    """Return in a sentence which group scores highest, and by how much."""
+def _verdict(groups: Sequence[Group], reference: Group) -> list[tuple[str, bool]]:
+    """Return in pieces of a sentence which group scores highest, and by how much; each piece with
+    whether it is the name of a group."""
     score = leading_score(groups)
-    if score is None:
+    means: dict[str, Estimate] = {}
+    if score is not None:
+        for group in groups:
+            mean = group.estimate(score)
+            if mean is not None:
+                means[group.name] = mean
+    if score is None or not means:
         return []
-    best: Group | None = None
-    for group in groups:
-        mean = group.estimate(score)
-        best_mean = None if best is None else best.estimate(score)
-        if mean is not None and (best_mean is None or mean.mean > best_mean.mean):
-            best = group
-    if best is None:
-        return []
-    mean = best.estimate(score)
-    assert mean is not None, "the best group has a score"
-    text = f"{best.name} scores highest: {title_of(score)} {with_error(mean)} %"
-    text += f" in the last epoch, over {counted(mean.count, 'run')}."
-    if best is reference:
-        return [text]
+    best = max((group for group in groups if group.name in means), key=lambda g: means[g.name].mean)
+    mean = means[best.name]
+    text = f" scores highest: {title_of(score)} {_unbroken(with_error(mean))}\u00a0% in the last"
+    pieces = [(best.name, True), (f"{text} epoch, over {counted(mean.count, 'run')}.", False)]
     difference = paired_difference(best.values(score), reference.values(score))
-    if difference is not None:
-        pairs = counted(difference.estimate.count, "pair")
-        text += (
-            f" That is {signed(difference)} points against {reference.name}, and higher in"
-            f" {difference.num_higher} of {pairs} with the same run seed."
-        )
-    return [text]
+    if best is reference or difference is None:
+        return pieces
+    pairs = counted(difference.estimate.count, "pair")
+    pieces += [
+        (f" That is {_unbroken(signed(difference))} points against ", False),
+        (reference.name, True),
+        (f", higher in {difference.num_higher} of {pairs} with the same run seed.", False),
+    ]
+    return pieces
+
+
+def _unbroken(text: str) -> str:
+    """Return a text that stays on one line."""
+    return text.replace(" ", "\u00a0")
 
 
 def _views(looks: _Looks) -> Section:

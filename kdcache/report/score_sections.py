@@ -85,7 +85,8 @@ def _table_caption(score: str | None) -> str:
         "Mean \u00b1 standard error over repeats: runs that differ in nothing but the run seed."
         " Differences are taken in pairs of the same run seed, and coloured where three or more"
         " pairs all have the same sign. The best epoch is chosen on the"
-        " evaluation data itself, so its score is a little too high."
+        " evaluation data itself, so its score is a little too high. Runs that trained side by"
+        " side have the time and memory of all together."
     )
 
 
