@@ -62,7 +62,7 @@ def cache_facts(path: str) -> CacheFacts:
     ]
     if description["absent"]:
         facts.append(("absent", f"{counted(description['absent'], 'view')} could not be read"))
-    facts += _statistics_facts(statistics)
+    facts += _statistics_facts(statistics, manifest.task)
     return CacheFacts(path=path, facts=facts, statistics=statistics)
 
 
@@ -88,12 +88,13 @@ def _statistics(cache: Cache) -> dict[str, float]:
     return mean_statistics(parts)
 
 
-def _statistics_facts(statistics: dict[str, float]) -> list[tuple[str, str]]:
+def _statistics_facts(statistics: dict[str, float], task: str) -> list[tuple[str, str]]:
     facts: list[tuple[str, str]] = []
     if "confidence" in statistics:
         facts.append(("teacher's confidence", f"{100 * statistics['confidence']:.1f} % on average"))
     if "accuracy" in statistics:
-        facts.append(("teacher's accuracy", f"{statistics['accuracy']:.2f} % of the views"))
+        places = "views" if task == "classification" else "places with a label"
+        facts.append(("teacher's accuracy", f"{statistics['accuracy']:.2f} % of the {places}"))
     if "std" in statistics:
-        facts.append(("deviation of its logits", f"{statistics['std']:.2f} in a row"))
+        facts.append(("spread of its logits", f"{statistics['std']:.2f}, the deviation in a row"))
     return facts

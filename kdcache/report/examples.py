@@ -4,12 +4,13 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.source import local_images, views_of
@@ -22,9 +23,10 @@ from kdcache.report.groups import Group
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.shapes import Rows
 from kdcache.tools.evaluate_config import EvaluateConfig, model_of
-from kdcache.tools.show import class_names, draw_view, first_of_teacher
+from kdcache.tools.show import Student, class_names, draw_view, first_of_teacher
 
 _CLASSIFICATION = "classification"
+_SEGMENTATION = "segmentation"
 _NUM_LOOKED_AT = 96
 """Views among which those are looked for in which teacher and students disagree."""
 _NUM_OF_TEACHER = 4096
@@ -33,6 +35,8 @@ _NUM_EACH = 3
 """Examples of each kind."""
 _TOP = 3
 _MOST_STUDENTS = 8
+_MOST_DRAWN = 3
+"""Students whose maps are drawn."""
 _SMALL = 96
 """Pixels of a side."""
 
@@ -89,28 +93,81 @@ def looked_at(groups: Sequence[Group], compute: ComputeConfig) -> Views:
             cache = open_cache(paths[0])
             if cache.manifest.task == _CLASSIFICATION:
                 return _Classified(cache, data, groups, Compute(compute)).views()
-            return _drawn(cache, data)
+            return _drawn(cache, data, groups, Compute(compute))
         except KdcacheError as error:
             return Views(problems=[f"No examples of views: {error}"])
     return Views(problems=["No examples of views: no run reads a cache."])
 
 
-def _drawn(cache: Cache, data: str | None) -> Views:
-    """Return the task's own pictures of the first views of a cache."""
+def _drawn(cache: Cache, data: str | None, groups: Sequence[Group], compute: Compute) -> Views:
+    """Return the task's own pictures of the first views of a cache: what the teacher says and, of
+    segmentation, what students say."""
     require_matplotlib()
     seed = _seed_of(cache)
+    students: list[Student] = []
+    problems: list[str] = []
+    caption = f"The first views of seed {seed} in the cache's order, which is random: what is right"
+    if cache.manifest.task == _SEGMENTATION:
+        students, problems = _map_students(cache, data, groups, compute)
+        caption += ", and what the teacher and the best of each line's first finished run say."
+    else:
+        caption += ", and what the teacher says. Boxes of students are not drawn."
     examples: list[Example] = []
     for row in _rows(cache, seed, _NUM_EACH):
-        drawn = draw_view(cache, index=int(cache.order[row]), seed=seed, data=data)
-        file = io.BytesIO()
-        drawn.picture.figure.savefig(file, dpi=110, format="png")
-        confidence = f"the teacher is sure by {100 * drawn.picture.confidence:.1f} %"
-        examples.append(Example(image=_address(file.getvalue()), key=drawn.key, label=confidence))
-    caption = (
-        f"The first views of seed {seed} in the cache's order, which is random: what is right, and"
-        " what the teacher says. Students' maps and boxes are not drawn."
+        for student in (None, *students):
+            examples.append(_drawn_example(cache, int(row), seed, data, student))
+    return Views(caption=caption, examples=examples, problems=problems)
+
+
+def _drawn_example(
+    cache: Cache, row: int, seed: int, data: str | None, student: Student | None
+) -> Example:
+    index = int(cache.order[row])
+    drawn = draw_view(cache, index=index, seed=seed, data=data, student=student)
+    file = io.BytesIO()
+    drawn.picture.figure.savefig(file, dpi=110, format="png")
+    who = "teacher" if student is None else student.name
+    confidence = f"{who} is sure by {100 * drawn.picture.confidence:.1f} %"
+    return Example(image=_address(file.getvalue()), key=drawn.key, label=confidence)
+
+
+def _map_students(
+    cache: Cache, data: str | None, groups: Sequence[Group], compute: Compute
+) -> tuple[list[Student], list[str]]:
+    """Return students of segmentation, and why there are no others."""
+    classes = views_of(cache, data).source.classes
+    students: list[Student] = []
+    problems: list[str] = []
+    for group in groups[:_MOST_DRAWN]:
+        if group.finished:
+            try:
+                model = _best_student(group, cache, classes, compute)
+            except KdcacheError as error:
+                problems.append(f"No student of {group.name} in the examples: {error}")
+                continue
+            students.append(Student(group.name, partial(_said, model, compute)))
+    return students, problems
+
+
+def _best_student(group: Group, cache: Cache, classes: int, compute: Compute) -> nn.Module:
+    """Return the student of a group's first finished run, with its best weights."""
+    run = group.finished[0]
+    model = open_model(
+        model_of(EvaluateConfig(model=str(run.folder)), run.config),
+        classes=classes,
+        recipe=cache.recipe,
+        trained=True,
+        task=cache.manifest.task,
     )
-    return Views(caption=caption, examples=examples)
+    return compute.place(model).eval()
+
+
+@torch.no_grad()
+def _said(model: nn.Module, compute: Compute, views: Tensor) -> Tensor:
+    """Return what a student says of views, float32 on the CPU."""
+    with compute.autocast():
+        logits: Tensor = model(compute.move(views))
+    return logits.float().cpu()
 
 
 class _Classified:
@@ -196,22 +253,12 @@ class _Classified:
                 self._problems.append(f"No student of {group.name} in the examples: {error}")
         return students
 
-    @torch.no_grad()
     def _probabilities_of(self, group: Group) -> np.ndarray:
-        run = group.finished[0]
-        spec = model_of(EvaluateConfig(model=str(run.folder)), run.config)
-        model = open_model(
-            spec,
-            classes=self._dataset.source.classes,
-            recipe=self._cache.recipe,
-            trained=True,
-            task=_CLASSIFICATION,
-        )
+        classes = self._dataset.source.classes
+        model = _best_student(group, self._cache, classes, self._compute)
         views = self._batch(model.preprocessing.size).views[0]
-        placed = self._compute.place(model).eval()
-        with self._compute.autocast():
-            logits: Tensor = placed(self._compute.move(views))
-        probabilities: np.ndarray = torch.softmax(logits.float(), dim=1).cpu().numpy()
+        logits = _said(model, self._compute, views)
+        probabilities: np.ndarray = torch.softmax(logits, dim=1).numpy()
         return probabilities
 
     def _chosen(self, teacher: np.ndarray, students: Sequence[np.ndarray]) -> list[int]:

@@ -1,6 +1,8 @@
 """A picture of one view of a cache: what the teacher saw, what is right and what it says. People
 look before they train."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +13,9 @@ from kdcache.cache.source import local_images, views_of
 from kdcache.codec_error.plot import check_plot
 from kdcache.config.files import recorded_settings
 from kdcache.errors import KdcacheError, UsageError, brief, printable
+from kdcache.positions import Heads
+from kdcache.shapes import ViewLogits, Views
+from kdcache.soft_targets import DenseTargets, SegmentTargets
 from kdcache.sources import Source
 from kdcache.tasks import open_task
 from kdcache.tasks.picture import Picture, ShownView
@@ -59,8 +64,25 @@ class DrawnView(NamedTuple):
     """Of the cache."""
 
 
-def draw_view(cache: Cache, *, index: int, seed: int, data: str | None = None) -> DrawnView:
-    """Return the picture of sample `index` of the source under `seed`, see `show_view`."""
+@dataclass(frozen=True)
+class Student:
+    """A student of segmentation that is drawn in the teacher's place."""
+
+    name: str
+    says: Callable[[Views], ViewLogits]
+    """Gives its maps of views, on the CPU."""
+
+
+def draw_view(
+    cache: Cache,
+    *,
+    index: int,
+    seed: int,
+    data: str | None = None,
+    student: Student | None = None,
+) -> DrawnView:
+    """Return the picture of sample `index` of the source under `seed`, see `show_view`; with what a
+    student says in the place of the teacher, if one is given."""
     if not 0 <= index < cache.manifest.rows:
         raise UsageError(
             f"view {index}:{seed} is of no sample; the cache has samples 0 to"
@@ -83,8 +105,19 @@ def draw_view(cache: Cache, *, index: int, seed: int, data: str | None = None) -
     pixels = batch.views[0][0].permute(1, 2, 0).numpy()
     layout = cache.manifest.layout
     view = ShownView(pixels, batch.labels, teacher, layout, names, first_class)
+    if student is not None:
+        view = _said_by(student, view, batch.views[0])
     picture = open_task(cache.manifest.task).picture(view)
     return DrawnView(picture, source.key(index), row)
+
+
+def _said_by(student: Student, view: ShownView, views: Views) -> ShownView:
+    """Return a view with what a student says of it, by its main head."""
+    maps = student.says(views)[:, 0]
+    height, width, num_classes = maps.shape[1:]
+    layout = Heads(((height, width),))
+    targets = SegmentTargets([DenseTargets(maps.reshape(-1, num_classes))], layout)
+    return replace(view, teacher=targets, layout=layout, first_class=0, who=student.name)
 
 
 def class_names(source: Source) -> list[str]:

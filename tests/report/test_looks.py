@@ -3,7 +3,9 @@
 import base64
 import io
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from box_caches import box_cache
 from command_line import kdcache_json
 from forged_runs import forged_run
 from map_caches import DATA as MAPS
-from map_caches import made
+from map_caches import STUDENT, made
 from PIL import Image
 from runs import DIGITS, IN_PROCESS, dump, train
 
@@ -20,7 +22,7 @@ from kdcache.cache import open_cache
 from kdcache.cache.source import views_of
 from kdcache.report.classes import evaluated_scores
 from kdcache.report.config import ReportConfig
-from kdcache.report.examples import looked_at
+from kdcache.report.examples import Example, looked_at
 from kdcache.report.groups import Group, grouped
 from kdcache.report.page import write_report
 from kdcache.report.runs import read_runs
@@ -122,20 +124,35 @@ def test_data_and_weights_that_are_gone_are_told_in_sentences(folder: Path, tmp_
     assert text.count("data:image/png") >= 3, "views are shown without that student"
 
 
-@pytest.mark.parametrize("task", ["maps", "boxes"])
-def test_views_of_maps_and_boxes_are_drawn_as_show_draws_them(
-    tmp_path: Path, recipe: str, box_recipe: str, task: str
-) -> None:
-    cache = str(tmp_path / "cache")
-    if task == "maps":
-        made(tmp_path / "cache", recipe)
-        data = MAPS
-    else:
-        box_cache(tmp_path / "cache", box_recipe)
-        data = BOXES
-    run = forged_run(tmp_path / "run", [{"miou": 50.0}], cache=cache, recipe=None, data=data)
-    views = looked_at(grouped(read_runs([str(run)])), IN_PROCESS)
-    assert not views.problems and len(views.examples) == 3
-    for example in views.examples:
+def sizes_of(examples: Sequence[Example]) -> list[tuple[int, int]]:
+    sizes = []
+    for example in examples:
         data = base64.b64decode(example.image.removeprefix("data:image/png;base64,"))
-        assert min(Image.open(io.BytesIO(data)).size) > 100 and "is sure by" in example.label
+        sizes.append(Image.open(io.BytesIO(data)).size)
+    return sizes
+
+
+def test_maps_of_teacher_and_students_are_drawn(tmp_path: Path, recipe: str) -> None:
+    cache = str(tmp_path / "cache")
+    made(tmp_path / "cache", recipe)
+    settings: dict[str, Any] = {"cache": cache, "data": MAPS, "student": STUDENT, "epochs": 1}
+    train(tmp_path / "runs" / "a", **settings, batch_size=16)
+    forged_run(tmp_path / "runs" / "b", [{"miou": 50.0}], recipe=None, student=STUDENT,
+               cache=cache, data=MAPS, run_seed=3, label_smoothing=0.1)  # fmt: skip
+    groups = groups_in(tmp_path)
+    views = looked_at(groups, IN_PROCESS)
+    labels = [example.label for example in views.examples]
+    assert len(labels) == 6 and labels[0].startswith("teacher is sure by")
+    assert labels[1].startswith(f"{groups[0].name} is sure by") and labels[0] != labels[1]
+    assert min(min(size) for size in sizes_of(views.examples)) > 100
+    (problem,) = views.problems
+    assert groups[1].name in problem and "has no weights yet" in problem
+
+
+def test_boxes_are_drawn_as_show_draws_them(tmp_path: Path, box_recipe: str) -> None:
+    cache = box_cache(tmp_path / "cache", box_recipe)
+    forged_run(tmp_path / "runs" / "a", [{"ap": 50.0}], cache=cache, recipe=None, data=BOXES)
+    views = looked_at(groups_in(tmp_path), IN_PROCESS)
+    assert not views.problems and len(views.examples) == 3
+    assert all(example.label.startswith("teacher is sure by") for example in views.examples)
+    assert min(min(size) for size in sizes_of(views.examples)) > 100
