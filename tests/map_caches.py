@@ -5,7 +5,7 @@ from typing import Any
 
 from runs import dump
 
-from kdcache.train.metrics_log import read_metrics
+from kdcache.train.metrics_reading import read_metrics
 
 TEACHER, STUDENT = "tiny_models:segmenter", "tiny_models:segmenter,seed=3,scale=1"
 DATA, EVAL = "segmentation_files:Shapes,length=48", "segmentation_files:Shapes,length=8"

@@ -9,7 +9,7 @@ from typing import Any
 from kdcache.dump.run import DumpConfig, run_dump
 from kdcache.runtime.device import ComputeConfig
 from kdcache.train.config import EmaConfig
-from kdcache.train.metrics_log import read_metrics
+from kdcache.train.metrics_reading import read_metrics
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 from kdcache.train.run import TrainConfig, train_student
 from kdcache.train.side_by_side import StudentRun, train_epoch

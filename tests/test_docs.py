@@ -48,6 +48,7 @@ PAGES = [
     for path in sorted((ROOT / folder).glob("*.md"))
 ]
 README, GUIDE = ROOT / "README.md", ROOT / "docs" / "guide.md"
+HOW_TO = ROOT / "docs" / "how-to"
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -70,7 +71,8 @@ def test_commands_in_the_documents_parse(page: Path) -> None:
 
 
 def test_every_command_and_option_is_documented() -> None:
-    shown = README.read_text() + GUIDE.read_text()
+    pages = [README, GUIDE, *sorted(HOW_TO.glob("*.md"))]
+    shown = "".join(page.read_text() for page in pages)
     for name, command in main.commands.items():
         assert f"kdcache {name}" in shown, name
         context = click.Context(command)
@@ -82,7 +84,7 @@ def test_every_command_and_option_is_documented() -> None:
                     .replace("file", "config")
                 )
                 known = f"--{key.replace('_', '-')}" in shown or key.split("__")[-1] in shown
-                assert known, f"{name}: {option.opts} is in neither README.md nor docs/guide.md"
+                assert known, f"{name}: {option.opts} is in no page for users"
 
 
 def test_all_that_a_spec_can_name_is_documented() -> None:
@@ -355,6 +357,31 @@ def test_models_and_losses_in_the_tables_of_the_papers_recipes_exist() -> None:
     for loss in losses:
         open_loss(loss)
     assert len(losses) == 2 * 4 + 3
+
+
+def test_the_page_on_reports_runs_as_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = f"{DIGITS},length=64"
+    dump(tmp_path / "caches" / "r50", data=few, seeds="0:1")
+    smaller = {
+        "imagefolder:/data/train": few,
+        "imagefolder:/data/val": few,
+        "timm:resnet18": "tiny_models:mlp,mean=0.5,std=0.25",
+        "--epochs 100": "--epochs 1 --workers 0 --device cpu --batch-size 32",
+        "-o report.html": "-o report.html --workers 0 --device cpu",
+    }
+    lines = [shlex.join(words) for words in commands(HOW_TO / "report.md")]
+    lines.sort(key=lambda line: not line.startswith("train-student"))  # what the page begins with
+    for line in lines:
+        words = line
+        for large, small in smaller.items():
+            words = words.replace(large, small)
+        done = CliRunner().invoke(main, shlex.split(words))
+        assert done.exit_code == 0, f"{words}\n{done.output}"
+    assert len(lines) == 6
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
 
 
 CLUSTER = ROOT / "docs" / "cluster.md"

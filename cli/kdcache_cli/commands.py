@@ -13,6 +13,7 @@ from kdcache_cli.info import info
 from kdcache_cli.options import JSON
 from kdcache_cli.predict import predict
 from kdcache_cli.recode import recode
+from kdcache_cli.report import report
 from kdcache_cli.show import show
 from kdcache_cli.train_student import train_student
 from kdcache_cli.transfer import convert, export, merge
@@ -22,7 +23,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 SECTIONS = {
     "Start": ["quickstart"],
     "Teacher to cache to student": ["dump-teacher", "train-student"],
-    "Trained models": ["evaluate", "predict", "export-model"],
+    "Trained models": ["evaluate", "report", "predict", "export-model"],
     "Look at a cache": ["info", "show", "verify", "codec-error"],
     "Caches from caches": ["recode", "convert", "export", "merge", "push", "pull", "gc"],
 }
@@ -36,7 +37,7 @@ def main() -> None:
 
 for command in (
     *(dump_teacher, train_student, evaluate, predict, export_model),
-    *(info, verify, gc, merge, export, convert, push, pull, codec_error, recode, show),
+    *(info, verify, gc, merge, export, convert, push, pull, codec_error, recode, show, report),
 ):
     main.add_command(command)
 

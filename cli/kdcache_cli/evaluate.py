@@ -5,21 +5,11 @@ from typing import Any
 
 import click
 
+from kdcache.report.scores import OF_CLASSES, TITLES
 from kdcache_cli.options import JSON, check_early, compute, configured
 from kdcache_cli.output import print_result
 
 _MOST_LISTED = 10
-_TITLES = {
-    "top1": "top-1",
-    "top5": "top-5",
-    "miou": "mIoU",
-    "pixel_accuracy": "pixels right",
-    "ap": "AP",
-    "ap50": "AP50",
-    "ap75": "AP75",
-    "calibration_error": "calibration error",
-}
-_OF_CLASSES = ("accuracy/", "iou/", "ap/")
 
 
 @click.command(short_help="Print the scores of a run's student, or of any weights.")
@@ -75,7 +65,7 @@ def _lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("model", result["model"]),
         ("data", f"{result['samples']:,} samples of {result['data']}, recipe {result['recipe']}"),
     ]
-    for name, title in _TITLES.items():
+    for name, title in TITLES.items():
         if name in scores:
             lines.append((title, f"{scores[name]:.2f} %"))
     if "eval_loss" in scores:
@@ -87,7 +77,7 @@ def _class_lines(scores: Mapping[str, float]) -> list[tuple[str, str]]:
     """Return the scores of the classes, the lowest first; of many some."""
     classes: list[tuple[float, str]] = []
     for name, value in scores.items():
-        if name.startswith(_OF_CLASSES):
+        if name.startswith(OF_CLASSES):
             classes.append((value, name.partition("/")[2]))
     classes.sort()
     lines: list[tuple[str, str]] = []

@@ -31,8 +31,7 @@ def check_plot(path: str | Path) -> None:
         KdcacheError: matplotlib is not installed.
         UsageError: another format, or a folder that does not exist.
     """
-    if find_spec("matplotlib") is None:
-        raise KdcacheError("plots need matplotlib; pip install 'kdcache[plot]'")
+    require_matplotlib()
     if Path(path).suffix.lower() not in _FORMATS:
         raise UsageError(
             f"plot {path} has no known format; end its name in one of {', '.join(_FORMATS)}"
@@ -42,6 +41,12 @@ def check_plot(path: str | Path) -> None:
         raise UsageError(f"plot {path}: folder {folder} does not exist; make it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(f"plot {path}: folder {folder} cannot be written; choose another")
+
+
+def require_matplotlib() -> None:
+    """Raise a KdcacheError if matplotlib is not installed."""
+    if find_spec("matplotlib") is None:
+        raise KdcacheError("plots need matplotlib; pip install 'kdcache[plot]'")
 
 
 def plot_codec_error(result: Mapping[str, Any], path: str | Path) -> None:

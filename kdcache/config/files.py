@@ -145,7 +145,22 @@ def config_differences(
     free: Sequence[str],
     meanings: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
 ) -> list[str]:
-    """Return one line per dotted key in which two configurations differ.
+    """Return one line per dotted key in which two configurations differ, see `differing_values`."""
+    lines: list[str] = []
+    for key, (value, other) in differing_values(old, new, free=free, meanings=meanings).items():
+        old_text, new_text = contrasted(repr(value), repr(other))
+        lines.append(f"{key}: {old_text} there, {new_text} now")
+    return lines
+
+
+def differing_values(
+    old: Any,
+    new: Any,
+    *,
+    free: Sequence[str],
+    meanings: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
+) -> dict[str, tuple[Any, Any]]:
+    """Return the two values of each dotted key in which two configurations differ.
 
     Args:
         old: the one that is there.
@@ -157,17 +172,15 @@ def config_differences(
     old_values = flat_settings(dataclasses.asdict(old))
     new_values = flat_settings(dataclasses.asdict(new))
     tables = tuple(f"{table}." for table in free)
-    lines: list[str] = []
+    differing: dict[str, tuple[Any, Any]] = {}
     for key in dict.fromkeys([*old_values, *new_values]):
         if key in free or key.startswith(tables):
             continue
-        old_value = old_values.get(key)
-        new_value = new_values.get(key)
-        if old_value == new_value or _mean_the_same(old_value, new_value, meanings.get(key)):
-            continue
-        old_text, new_text = contrasted(repr(old_value), repr(new_value))
-        lines.append(f"{key}: {old_text} there, {new_text} now")
-    return lines
+        value = old_values.get(key)
+        other = new_values.get(key)
+        if value != other and not _mean_the_same(value, other, meanings.get(key)):
+            differing[key] = (value, other)
+    return differing
 
 
 def _mean_the_same(value: Any, other: Any, meaning: Callable[[Any], Any] | None) -> bool:

@@ -10,7 +10,8 @@ from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import Labels, Logits
 
 _BINS = 15
-_MOST_CONFUSIONS = 20
+_MOST_CONFUSIONS = 400
+"""Pairs of classes that are told: of up to 20 classes all."""
 
 
 class ClassReport:
@@ -43,7 +44,7 @@ class ClassReport:
         Sun, Weinberger: On Calibration of Modern Neural Networks, ICML 2017). `accuracy/NAME` is
         the share of a class's samples that are right, in percent, of classes that occur.
         `taken/NAME as OTHER` is the share of a class's samples that are taken for another one, in
-        percent, of the twenty pairs with the most samples.
+        percent, of the 400 pairs with the most samples.
         """
         confusions = all_sum(self._confusions).cpu().numpy()
         bins = all_sum(self._bins).cpu().numpy()

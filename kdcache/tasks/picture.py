@@ -37,6 +37,8 @@ class ShownView:
     """Of the data's classes, and behind them of the teacher's where it has its own."""
     first_class: int
     """Where the teacher's classes begin among the names: 0 if they are those of the data."""
+    who: str = "teacher"
+    """Who says what is drawn as the teacher's; a student has the name of its line."""
 
     @property
     def size(self) -> tuple[int, int]:

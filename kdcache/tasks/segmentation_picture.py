@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from kdcache.errors import one_line
 from kdcache.shapes import IGNORED
 from kdcache.tasks.map_sizes import upsampled
 from kdcache.tasks.picture import (
@@ -14,6 +15,9 @@ from kdcache.tasks.picture import (
     draw_legend,
     require_drawable,
 )
+
+_MOST_CHARS = 40
+"""Characters of the name of who says something."""
 
 
 def draw_segmentation(view: ShownView) -> Picture:
@@ -39,13 +43,14 @@ def draw_segmentation(view: ShownView) -> Picture:
     figure = Figure(figsize=(11, 1.6 + 10 * height / width), layout="constrained")
     panels = figure.subplots(2, 2).ravel()
     images = (view.pixels, target, colours[classes])
-    titles = ("view", "mask (black: no class)", f"teacher: {about_teacher}")
+    who = one_line(view.who, _MOST_CHARS)
+    titles = ("view", "mask (black: no class)", f"{who}: {about_teacher}")
     for panel, image, title in zip(panels[:3], images, titles, strict=True):
         panel.imshow(image, cmap="gray")
-        panel.set_title(title, fontsize=TITLE_SIZE)
+        panel.set_title(title, fontsize=TITLE_SIZE, parse_math=False)
     heat = panels[3].imshow(confidences.numpy(), vmin=0, vmax=1, cmap="viridis")
     figure.colorbar(heat, ax=panels[3], shrink=0.8)
-    panels[3].set_title("the teacher's confidence", fontsize=TITLE_SIZE)
+    panels[3].set_title(f"confidence of {who}", fontsize=TITLE_SIZE, parse_math=False)
     for panel in panels:
         panel.set_axis_off()
     _draw_classes(figure, view, np.concatenate([mask[has_class], classes.ravel()]), colours)

@@ -1,8 +1,10 @@
 """A picture of one view of a cache: what the teacher saw, what is right and what it says. People
 look before they train."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,9 +13,12 @@ from kdcache.cache.source import local_images, views_of
 from kdcache.codec_error.plot import check_plot
 from kdcache.config.files import recorded_settings
 from kdcache.errors import KdcacheError, UsageError, brief, printable
+from kdcache.positions import Heads
+from kdcache.shapes import ViewLogits, Views
+from kdcache.soft_targets import DenseTargets, SegmentTargets
 from kdcache.sources import Source, class_names_of
 from kdcache.tasks import open_task
-from kdcache.tasks.picture import ShownView
+from kdcache.tasks.picture import Picture, ShownView
 from kdcache.views.permutation import row_of
 
 
@@ -43,6 +48,41 @@ def show_view(
         KdcacheError: matplotlib is not installed, or the file cannot be written.
     """
     check_plot(file)
+    drawn = draw_view(cache, index=index, seed=seed, data=data)
+    _save(drawn.picture.figure, file, f"{drawn.key}, seed {seed}")
+    confidence = drawn.picture.confidence
+    return {"file": str(file), "sample": drawn.key, "row": drawn.row, "confidence": confidence}
+
+
+class DrawnView(NamedTuple):
+    """A view of a cache in a picture."""
+
+    picture: Picture
+    key: str
+    """Of the sample."""
+    row: int
+    """Of the cache."""
+
+
+@dataclass(frozen=True)
+class Student:
+    """A student of segmentation that is drawn in the teacher's place."""
+
+    name: str
+    says: Callable[[Views], ViewLogits]
+    """Gives its maps of views, on the CPU."""
+
+
+def draw_view(
+    cache: Cache,
+    *,
+    index: int,
+    seed: int,
+    data: str | None = None,
+    student: Student | None = None,
+) -> DrawnView:
+    """Return the picture of sample `index` of the source under `seed`, see `show_view`; with what a
+    student says in the place of the teacher, if one is given."""
     if not 0 <= index < cache.manifest.rows:
         raise UsageError(
             f"view {index}:{seed} is of no sample; the cache has samples 0 to"
@@ -58,26 +98,35 @@ def show_view(
     teacher = cache.codec.decode(cache.read(seed, [row]))
     with local_images(source, [commit]):
         batch = dataset.batch([(row, seed)])
-    first_class = _first_of_teacher(cache, source)
-    names = _class_names(source)
+    first_class = first_of_teacher(cache, source)
+    names = class_names(source)
     if first_class:
         names += [f"teacher's {number}" for number in range(cache.manifest.classes)]
     pixels = batch.views[0][0].permute(1, 2, 0).numpy()
     layout = cache.manifest.layout
     view = ShownView(pixels, batch.labels, teacher, layout, names, first_class)
+    if student is not None:
+        view = _said_by(student, view, batch.views[0])
     picture = open_task(cache.manifest.task).picture(view)
-    key = source.key(index)
-    _save(picture.figure, file, f"{key}, seed {seed}")
-    return {"file": str(file), "sample": key, "row": row, "confidence": picture.confidence}
+    return DrawnView(picture, source.key(index), row)
 
 
-def _class_names(source: Source) -> list[str]:
+def _said_by(student: Student, view: ShownView, views: Views) -> ShownView:
+    """Return a view with what a student says of it, by its main head."""
+    maps = student.says(views)[:, 0]
+    height, width, num_classes = maps.shape[1:]
+    layout = Heads(((height, width),))
+    targets = SegmentTargets([DenseTargets(maps.reshape(-1, num_classes))], layout)
+    return replace(view, teacher=targets, layout=layout, first_class=0, who=student.name)
+
+
+def class_names(source: Source) -> list[str]:
     """Return the names of a source's classes; their numbers where it has none."""
     names = class_names_of(source) or range(source.classes)
     return list(map(str, names))
 
 
-def _first_of_teacher(cache: Cache, source: Source) -> int:
+def first_of_teacher(cache: Cache, source: Source) -> int:
     """Return where the teacher's classes begin among all that are drawn: 0 if they are those of the
     data.
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from kdcache.config.files import config_differences, parse_seeds
+from kdcache.config.files import config_differences, differing_values, parse_seeds
 from kdcache.config.spec import Spec, normal_spec
 from kdcache.losses import open_loss
 from kdcache.models.registry import FAMILIES
@@ -30,6 +30,14 @@ def settings_differences(old: TrainConfig, new: TrainConfig, *, free: tuple[str,
     """Return a line for each setting that means something else in `new` than in `old`, but for
     those that are `free` to change."""
     return config_differences(old, new, free=free, meanings=_MEANINGS)
+
+
+def differing_settings(
+    settings: TrainConfig, others: TrainConfig, *, free: tuple[str, ...]
+) -> dict[str, tuple[Any, Any]]:
+    """Return the two values of each setting that means something else in `others` than in
+    `settings`, but for those that are `free` to differ, by dotted key."""
+    return differing_values(settings, others, free=free, meanings=_MEANINGS)
 
 
 def _meant_caches(caches: str | tuple[str, ...]) -> list[Spec]:

@@ -9,6 +9,7 @@ from kdcache.errors import KdcacheError
 from kdcache.runtime.console import say
 from kdcache.runtime.wording import named
 from kdcache.train.checkpoint import replace_file, what_is_kept
+from kdcache.train.metrics_reading import parsed_metrics
 
 
 @runtime_checkable
@@ -78,7 +79,7 @@ class MetricsFile:
             KdcacheError: the file cannot be read or written.
         """
         self._path = path
-        lines, damaged = _parsed_metrics(path)
+        lines, damaged = parsed_metrics(path)
         if damaged:
             be = "is" if len(damaged) == 1 else "are"
             say(f"note: {path}: {named(damaged, 'line')} cannot be read, and {be} left out")
@@ -110,51 +111,3 @@ def _is_of_the_past(line: Mapping[str, Any], step: int, epochs: int | None) -> b
     if epochs is None or line.get("kind") != "epoch":
         return True
     return bool(line["epoch"] <= epochs)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics file, without those that cannot be read; none if there is no
-    file.
-
-    Raises:
-        KdcacheError: the file cannot be read.
-    """
-    return _parsed_metrics(path)[0]
-
-
-def _parsed_metrics(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """Return the lines of a metrics file, and the numbers of those that cannot be read.
-
-    A last line without an end was cut off when its run was killed: it is left out, and no damage.
-    """
-    text = ""
-    try:
-        if path.exists():
-            text = path.read_text("utf-8", errors="replace")
-    except OSError as error:
-        raise KdcacheError(
-            f"cannot read {path}: {error.strerror}; run again when it can be read"
-        ) from error
-    lines = []
-    damaged = []
-    rows = text.split("\n")
-    for number, row in enumerate(rows, start=1):
-        line = _parsed_line(row)
-        if line is not None:
-            lines.append(line)
-        elif number < len(rows):
-            damaged.append(number)
-    return lines, damaged
-
-
-def _parsed_line(text: str) -> dict[str, Any] | None:
-    """Return a line of metrics; None of a text that is none."""
-    try:
-        line = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(line, dict):
-        return None
-    if not isinstance(line.get("step"), int) or not isinstance(line.get("epoch", 0), int):
-        return None
-    return line

@@ -28,7 +28,8 @@ from kdcache.train.checkpoint import replace_file
 from kdcache.train.config import TrainConfig
 from kdcache.train.data import TrainingData
 from kdcache.train.keeper import Keeper, check_best, save_weights
-from kdcache.train.metrics_log import BoardMetrics, Metrics, MetricsFile, NoMetrics, read_metrics
+from kdcache.train.metrics_log import BoardMetrics, Metrics, MetricsFile, NoMetrics
+from kdcache.train.metrics_reading import read_metrics
 from kdcache.train.one_pass import require_one_pass
 from kdcache.train.outlook import Outlook
 from kdcache.train.result import run_result, say_epoch

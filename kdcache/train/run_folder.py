@@ -1,6 +1,5 @@
 """The folder of a run: whose run it is, and what it already holds."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from kdcache.runtime.contrast import joined
 from kdcache.train.checkpoint import held_folder, load_checkpoint, make_folder, path_before
 from kdcache.train.config import TrainConfig
 from kdcache.train.differences import FREE, PLACES, settings_differences
-from kdcache.train.metrics_log import read_metrics
+from kdcache.train.metrics_reading import read_metrics, read_result
 from kdcache.train.preflight import require_writable
 from kdcache.train.run_files import (
     BEST_FILE,
@@ -36,7 +35,7 @@ def finished_result(run: Path, config: TrainConfig) -> dict[str, Any] | None:
         return None
     if _differences(run, config, free=FREE):
         return None
-    result = _read_result(run / RESULT_FILE)
+    result = read_result(run / RESULT_FILE)
     if result is None:
         say(f"note: {run / RESULT_FILE} is damaged, and is written again")
         return None
@@ -55,17 +54,6 @@ def finished_result(run: Path, config: TrainConfig) -> dict[str, Any] | None:
         when = f" since {result['finished']}"
     way_out = "this is its result, nothing was trained; a new run takes a new folder"
     say(f"note: run {run} is finished{when}: {way_out}")
-    return result
-
-
-def _read_result(path: Path) -> dict[str, Any] | None:
-    """Return what a file of a result holds; None if it is damaged."""
-    try:
-        result = json.loads(path.read_text("utf-8"))
-    except ValueError:
-        return None
-    if not isinstance(result, dict):
-        return None
     return result
 
 

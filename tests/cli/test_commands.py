@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from tiny_models import FEW, conv
 
 from kdcache.cache import open_cache
-from kdcache.train.metrics_log import read_metrics
+from kdcache.train.metrics_reading import read_metrics
 from kdcache_cli import processes
 from kdcache_cli.commands import main
 from kdcache_cli.processes import run_command

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from caches import manifest
+from forged_runs import compared_runs
 from hub_server import hub_server
 from layouts import LAYOUTS, manifest_fields, row_codec_of
 
@@ -95,6 +96,9 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("show", "/nowhere", "--view", "0:0", "--out", "x.png"), "is not a cache"),
     (("verify", "/nowhere"), "is not a cache"),
     (("info", "/nowhere"), "is not a cache"),
+    (("report", "EMPTY", "-o", "r.html"), "is no run and holds none"),
+    (("report", "/nowhere", "-o", "r.html"), "is not a folder"),
+    (("report", "EMPTY", "-o", "r.pdf"), "end it in .html"),
 ]
 
 
@@ -139,6 +143,7 @@ def test_caches_are_looked_at_and_copied_without_torch(tmp_path: Path) -> None:
         ("pull", "hf://datasets/me/cache", "pulled"),
         ("info", "pulled"),
         ("info", made_cosine_cache(tmp_path / "maps")),
+        ("report", str(compared_runs(tmp_path / "runs")), "-o", "r.html", "--no-evaluate"),
     ]
     with hub_server() as server:
         lines = last_lines(

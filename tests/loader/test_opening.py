@@ -21,7 +21,7 @@ from kdcache.loader.opening import open_replay
 from kdcache.losses import open_loss
 from kdcache.runtime.device import Compute
 from kdcache.sources import open_source
-from kdcache.train.metrics_log import read_metrics
+from kdcache.train.metrics_reading import read_metrics
 from kdcache.train.run import Trainer
 from kdcache.train.side_by_side import start_epoch
 

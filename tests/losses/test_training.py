@@ -13,7 +13,7 @@ from tiny_models import FEW
 from kdcache.cache import open_cache
 from kdcache.codecs import set_tail
 from kdcache.errors import MismatchError, UsageError
-from kdcache.train.metrics_log import read_metrics
+from kdcache.train.metrics_reading import read_metrics
 from kdcache.train.run import Trainer
 
 TAILS = ("uniform", "ghost", "none")

@@ -10,7 +10,8 @@ import pytest
 
 from kdcache.runtime import console as tracking
 from kdcache.runtime.console import Bar, own_name, progress, say
-from kdcache.train.metrics_log import MetricsFile, read_metrics
+from kdcache.train.metrics_log import MetricsFile
+from kdcache.train.metrics_reading import read_metrics
 
 
 def test_metrics_are_one_object_a_line(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from kdcache.errors import (
     UsageError,
 )
 from kdcache.tools import recode
-from kdcache.train.metrics_log import read_metrics
+from kdcache.train.metrics_reading import read_metrics
 from kdcache.verify.cache import verify_cache
 
 EXACT = "full:dtype=float32"

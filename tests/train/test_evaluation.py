@@ -18,7 +18,7 @@ from kdcache.runtime.device import ComputeConfig
 from kdcache.sources import open_source
 from kdcache.sources.index_cache import save_arrays
 from kdcache.sources.read_check import ReadCheck, listed_files
-from kdcache.train.metrics_log import read_metrics
+from kdcache.train.metrics_reading import read_metrics
 from kdcache.train.plan import plan_training
 from kdcache_cli.commands import main
 

@@ -42,7 +42,8 @@ from kdcache.models.model import open_model
 from kdcache.runtime.device import ComputeConfig
 from kdcache.train.checkpoint import held_folder, save_checkpoint
 from kdcache.train.config import EmaConfig
-from kdcache.train.metrics_log import MetricsFile, read_metrics
+from kdcache.train.metrics_log import MetricsFile
+from kdcache.train.metrics_reading import read_metrics
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 from kdcache.train.plan import plan_training
 from kdcache.train.run import Trainer

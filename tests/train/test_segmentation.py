@@ -22,7 +22,7 @@ from kdcache.tools.evaluate import evaluate_saved
 from kdcache.tools.evaluate_config import EvaluateConfig
 from kdcache.tools.recode import recode_cache
 from kdcache.train.evaluation import Evaluation, evaluation_recipe
-from kdcache.train.metrics_log import read_metrics
+from kdcache.train.metrics_reading import read_metrics
 from kdcache.train.optim import OptimizerConfig
 from kdcache.train.side_by_side import start_epoch
 from kdcache.train.trainer import Trainer

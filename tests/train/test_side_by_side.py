@@ -25,7 +25,7 @@ from kdcache.train.checkpoint import load_checkpoint
 from kdcache.train.config import EmaConfig, TrainConfig
 from kdcache.train.data import TrainingData
 from kdcache.train.keeper import Keeper
-from kdcache.train.metrics_log import read_metrics
+from kdcache.train.metrics_reading import read_metrics
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 from kdcache.train.outlook import Outlook
 from kdcache.train.plan import plan_training

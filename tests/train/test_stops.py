@@ -18,7 +18,7 @@ from tiny_models import FEW
 
 from kdcache.config.files import dump_config
 from kdcache.runtime.device import ComputeConfig
-from kdcache.train.metrics_log import read_metrics
+from kdcache.train.metrics_reading import read_metrics
 from kdcache.train.run import TrainConfig
 
 SETTINGS: dict[str, Any] = {**LONG, "epochs": 3, "student": MLP, "checkpoint_minutes": 60.0}

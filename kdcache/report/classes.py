@@ -1,0 +1,77 @@
+"""Scores by class, and which classes are taken for which, of the weights that runs have kept."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kdcache.errors import KdcacheError
+from kdcache.report.estimates import Estimate, estimate
+from kdcache.report.groups import Group
+from kdcache.report.runs import Numbers, Run
+from kdcache.report.scores import class_scores
+from kdcache.runtime.device import ComputeConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScores:
+    """What single classes of a group score."""
+
+    values: Mapping[str, Estimate]
+    """By class, in percent."""
+    confusions: Mapping[str, float] = field(default_factory=dict)
+    """The share of a class's samples that are taken for another, in percent, by `NAME as OTHER`."""
+    calibration: Estimate | None = None
+    """The calibration error in percent."""
+    kind: str = "accuracy"
+    """What the values are."""
+
+
+def recorded_scores(group: Group) -> ClassScores | None:
+    """Return the scores by class that the last epochs of a group tell; None if they tell none."""
+    return _scores_of([run.last for run in group.finished])
+
+
+def evaluated_scores(group: Group, compute: ComputeConfig) -> tuple[ClassScores | None, str]:
+    """Return the scores by class of a group's best weights, and what is wrong where there are
+    none."""
+    numbers: list[Numbers] = []
+    for run in group.finished:
+        try:
+            numbers.append(_evaluated(run, compute))
+        except KdcacheError as error:
+            return None, f"No scores by class of {group.name}: {error}"
+    if not numbers:
+        return None, f"No scores by class of {group.name}: none of its runs is finished."
+    return _scores_of(numbers), ""
+
+
+def _evaluated(run: Run, compute: ComputeConfig) -> Numbers:
+    from kdcache.tools.evaluate import evaluate_saved  # noqa: PLC0415 # torch
+    from kdcache.tools.evaluate_config import EvaluateConfig, check_specs  # noqa: PLC0415
+
+    config = EvaluateConfig(model=str(run.folder), compute=compute)
+    check_specs(config)
+    scores: Numbers = evaluate_saved(config)["scores"]
+    return scores
+
+
+def _scores_of(runs: Sequence[Numbers]) -> ClassScores | None:
+    """Return the means over the scores of some runs; of a pair of classes that a run does not tell
+    it is 0."""
+    names: dict[str, str] = {}
+    confused: dict[str, float] = {}
+    for numbers in runs:
+        names |= class_scores(numbers)
+        for name, value in numbers.items():
+            kind, _, pair = name.partition("/")
+            if kind == "taken":
+                confused[pair] = confused.get(pair, 0.0) + value / len(runs)
+    if not names:
+        return None
+    values: dict[str, Estimate] = {}
+    for class_name, name in names.items():
+        mean = estimate([numbers[name] for numbers in runs if name in numbers])
+        if mean is not None:
+            values[class_name] = mean
+    calibration = estimate([run["calibration_error"] for run in runs if "calibration_error" in run])
+    kind = next(iter(names.values())).partition("/")[0]
+    return ClassScores(values=values, confusions=confused, calibration=calibration, kind=kind)

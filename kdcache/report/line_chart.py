@@ -1,0 +1,209 @@
+"""Curves over epochs, with a band each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from kdcache.errors import one_line
+from kdcache.report.estimates import Estimate
+from kdcache.report.svg import (
+    CHAR_WIDTH,
+    Element,
+    Scale,
+    add,
+    add_mark,
+    canvas,
+    markup,
+    path_of,
+    spread,
+    style_class,
+    ticks,
+)
+
+_MOST_POINTS = 300
+_MOST_TITLES = 100
+"""Points of a line that say their value when they are pointed at."""
+_LINE_HEIGHT = 15.0
+_MOST_LABEL = 34
+_EARLY = 0.25
+"""Share of the epochs whose values need not fit on the axis: they would flatten all others."""
+_TOP = 14.0
+_BOTTOM = 38.0
+_LEFT = 30.0
+"""Pixels beside the axis, without the numbers there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One curve."""
+
+    name: str
+    style: int
+    """Which of the page's colours and marks it has."""
+    curve: Mapping[int, Estimate]
+    """By epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """What is up and down in a chart."""
+
+    title: str
+    """With its unit."""
+    decimals: int = 2
+    """Of the values that points say."""
+    has_early: bool = False
+    """Whether the axis fits the values of the first epochs too."""
+
+
+def line_chart(
+    lines: Sequence[Line], axis: Axis, *, width: int, height: int, has_labels: bool
+) -> Markup:
+    """Return the picture of some curves.
+
+    Args:
+        lines: those that have a point, at least one.
+        axis: of the values.
+        width: pixels of the whole picture.
+        height: likewise.
+        has_labels: whether the lines' names stand at their ends.
+    """
+    names = ", ".join(line.name for line in lines)
+    root = canvas(width, height, f"{axis.title} by epoch: {names}")
+    right = 12.0
+    labels = [one_line(line.name, _MOST_LABEL) for line in lines]
+    if has_labels:
+        right = CHAR_WIDTH * max(map(len, labels)) + 16
+    last_epoch = max(max(line.curve) for line in lines)
+    first_epoch = min(min(line.curve) for line in lines)
+    low, high = _bounds(lines, axis, first_epoch, last_epoch)
+    down = Scale(low, high, height - _BOTTOM, _TOP)
+    left = _LEFT + CHAR_WIDTH * max(len(f"{value:g}") for value in _values(down))
+    across = Scale(first_epoch, last_epoch, left, width - right)
+    _draw_axes(root, across, down, axis)
+    plot = _add_window(root, across, down)
+    for line in lines:
+        _draw_band(plot, line, across, down)
+    for line in lines:
+        _draw_line(plot, line, across, down, axis)
+    _draw_ends(root, lines, labels if has_labels else [], across, down)
+    return markup(root)
+
+
+def _bounds(
+    lines: Sequence[Line], axis: Axis, first_epoch: int, last_epoch: int
+) -> tuple[float, float]:
+    """Return the lowest and the highest value of the axis, with a margin."""
+    early = first_epoch + _EARLY * (last_epoch - first_epoch)
+    values: list[float] = []
+    for line in lines:
+        for epoch, point in line.curve.items():
+            is_last = epoch == max(line.curve)
+            if axis.has_early or epoch >= early or is_last:
+                values += _band(point)
+    low = min(values)
+    high = max(values)
+    margin = 0.05 * (high - low) or max(abs(high) * 0.05, 0.5)
+    if low >= 0:
+        return max(low - margin, 0.0), high + margin
+    return low - margin, high + margin
+
+
+def _band(point: Estimate) -> tuple[float, float]:
+    error = point.error or 0.0
+    return point.mean - error, point.mean + error
+
+
+def _values(down: Scale) -> list[float]:
+    """Return the values beside the axis."""
+    return ticks(down.low, down.high, 5)
+
+
+def _draw_axes(root: Element, across: Scale, down: Scale, axis: Axis) -> None:
+    for value in _values(down):
+        y = down(value)
+        add(root, "line", x1=across.start, x2=across.stop, y1=y, y2=y, class_="grid")
+        add(root, "text", f"{value:g}", x=across.start - 6, y=y + 4, class_="tick end")
+    for epoch in ticks(across.low, across.high, 6):
+        if epoch == round(epoch):
+            x = across(epoch)
+            add(root, "text", f"{epoch:g}", x=x, y=down.start + 16, class_="tick middle")
+    add(root, "line", x1=across.start, x2=across.stop, y1=down.start, y2=down.start, class_="axis")
+    middle = (across.start + across.stop) / 2
+    add(root, "text", "epoch", x=middle, y=down.start + 32, class_="title middle")
+    y = (down.start + down.stop) / 2
+    add(
+        root,
+        "text",
+        axis.title,
+        x=0,
+        y=0,
+        class_="title middle",
+        transform=f"translate(12 {y:.1f}) rotate(-90)",
+    )
+
+
+def _add_window(root: Element, across: Scale, down: Scale) -> Element:
+    """Return a picture inside, with the same pixels, that cuts off what is outside the axes."""
+    x = across.start
+    y = down.stop - 6
+    width = max(across.stop - across.start, 0.0) + 6
+    height = down.start - down.stop + 6
+    box = f"{x:.1f} {y:.1f} {width:.1f} {height:.1f}"
+    return add(root, "svg", x=x, y=y, width=width, height=height, viewBox=box)
+
+
+def _draw_band(plot: Element, line: Line, across: Scale, down: Scale) -> None:
+    upper: list[tuple[float, float]] = []
+    lower: list[tuple[float, float]] = []
+    for epoch, point in _thinned(line.curve).items():
+        low, high = _band(point)
+        upper.append((across(epoch), down(high)))
+        lower.append((across(epoch), down(low)))
+    if any(point.error for point in line.curve.values()):
+        outline = path_of([*upper, *reversed(lower)]) + "Z"
+        add(plot, "path", d=outline, class_=f"band {style_class(line.style)}")
+
+
+def _draw_line(plot: Element, line: Line, across: Scale, down: Scale, axis: Axis) -> None:
+    curve = _thinned(line.curve)
+    points = [(across(epoch), down(point.mean)) for epoch, point in curve.items()]
+    css = f"line {style_class(line.style)}"
+    if line.style >= 8:
+        css += " dashed"
+    add(plot, "path", d=path_of(points), class_=css)
+    if len(curve) > _MOST_TITLES:
+        return
+    for (x, y), (epoch, point) in zip(points, curve.items(), strict=True):
+        value = f"{point.mean:.{axis.decimals}f}"
+        if point.error is not None:
+            value += f" \u00b1 {point.error:.{axis.decimals}f}"
+        dot = add(plot, "circle", cx=x, cy=y, r=6, class_="hover")
+        add(dot, "title", f"{line.name}, epoch {epoch}: {value}")
+
+
+def _draw_ends(
+    root: Element, lines: Sequence[Line], labels: Sequence[str], across: Scale, down: Scale
+) -> None:
+    """Draw a mark at the end of each line, and beside it its name, where it touches no other."""
+    ends: list[tuple[float, float]] = []
+    for line in lines:
+        last = max(line.curve)
+        ends.append((across(last), down(line.curve[last].mean)))
+    for line, (x, y) in zip(lines, ends, strict=True):
+        add_mark(root, line.style, x, y)
+    heights = spread([y for _, y in ends], _LINE_HEIGHT, _TOP, down.start)
+    for line, label, y in zip(lines, labels, heights, strict=False):
+        css = f"name {style_class(line.style)}"
+        add(root, "text", label, x=across.stop + 10, y=y + 4, class_=css)
+
+
+def _thinned(curve: Mapping[int, Estimate]) -> dict[int, Estimate]:
+    """Return some hundred points of a longer curve, the last one among them."""
+    epochs = sorted(curve)
+    stride = -(-len(epochs) // _MOST_POINTS)
+    kept = epochs[::stride]
+    if epochs and kept[-1] != epochs[-1]:
+        kept.append(epochs[-1])
+    return {epoch: curve[epoch] for epoch in kept}

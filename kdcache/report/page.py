@@ -1,0 +1,279 @@
+"""A report: what is known of some runs, put together, and written as one page that needs nothing
+else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from kdcache.errors import KdcacheError, one_line, printable
+from kdcache.report.caches import CacheFacts, cache_facts, cache_paths
+from kdcache.report.class_sections import class_section, confusion_section, teacher_figure
+from kdcache.report.classes import ClassScores, evaluated_scores, recorded_scores
+from kdcache.report.config import ReportConfig
+from kdcache.report.estimates import Estimate, paired_difference
+from kdcache.report.groups import Group, grouped, reference_of
+from kdcache.report.runs import read_runs
+from kdcache.report.score_sections import (
+    Section,
+    common_settings,
+    curves,
+    differing_settings_table,
+    leading_score,
+    parts,
+    run_rows,
+    score_table,
+    setting_text,
+)
+from kdcache.report.scores import title_of
+from kdcache.report.svg import add_mark, canvas, markup
+from kdcache.report.wording import signed, with_error
+from kdcache.runtime.console import say
+from kdcache.runtime.files import whole_file
+from kdcache.runtime.wording import counted
+from kdcache.version import __version__
+
+_MOST_TOLD = 60
+"""Characters of a setting below the title."""
+_NOT_EVALUATED = "Left out, as asked: weights and data were not looked at."
+
+
+@dataclass
+class _Looks:
+    """What looking at weights and data has given."""
+
+    scores: dict[str, ClassScores] = field(default_factory=dict)
+    """By the name of a group."""
+    is_evaluated: bool = False
+    class_notes: list[str] = field(default_factory=list)
+    view_notes: list[str] = field(default_factory=list)
+    view_caption: str = ""
+    examples: Sequence[Any] = ()
+    confidence: dict[str, Estimate] = field(default_factory=dict)
+    accuracy: dict[str, Estimate] = field(default_factory=dict)
+
+
+def write_report(config: ReportConfig) -> dict[str, Any]:
+    """Write the page, and return what it tells in numbers.
+
+    Returns:
+        `file`, `score` (the leading one's name), `against`, and for each of `lines` its `name`,
+        `runs` (folders), `settings` (in which lines differ), `score` and `difference` (see
+        `Estimate` and `Difference`), None where there is none.
+
+    Raises:
+        UsageError: folders that are no runs, or nothing of the name to compare with.
+        KdcacheError: files that cannot be read, or the page cannot be written.
+    """
+    groups = grouped(read_runs(config.runs))
+    reference = reference_of(groups, config.against)
+    groups = [reference, *[group for group in groups if group is not reference]]
+    caches = [cache_facts(path) for path in cache_paths([run for g in groups for run in g.runs])]
+    looks = _looked_at(groups, config)
+    page = _rendered(_context(groups, reference, caches, looks))
+    try:
+        with whole_file(Path(config.out), is_synced=False) as file:
+            file.write(page.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise KdcacheError(f"cannot write report {config.out}: {error.strerror}") from error
+    return _summary(config, groups, reference)
+
+
+def _looked_at(groups: Sequence[Group], config: ReportConfig) -> _Looks:
+    """Return what is said of classes and views."""
+    looks = _Looks()
+    for group in groups:
+        scores = recorded_scores(group)
+        if scores is not None:
+            looks.scores[group.name] = scores
+    if not config.evaluate:
+        looks.view_notes.append(_NOT_EVALUATED)
+        if not looks.scores:
+            looks.class_notes.append(_NOT_EVALUATED)
+        return looks
+    if not looks.scores:
+        _evaluate(groups, config, looks)
+    from kdcache.report.examples import looked_at  # noqa: PLC0415 # torch
+
+    say("report: looking at views")
+    views = looked_at(groups, config.compute)
+    looks.view_caption = views.caption
+    looks.examples = views.examples
+    looks.confidence = views.confidence
+    looks.accuracy = views.accuracy
+    looks.view_notes += views.problems
+    return looks
+
+
+def _evaluate(groups: Sequence[Group], config: ReportConfig, looks: _Looks) -> None:
+    """Take the scores by class of each group's best weights."""
+    looks.is_evaluated = True
+    for group in groups:
+        say(f"report: evaluating {counted(len(group.finished), 'run')} of {group.name}")
+        scores, problem = evaluated_scores(group, config.compute)
+        if scores is not None:
+            looks.scores[group.name] = scores
+        elif problem:
+            looks.class_notes.append(problem)
+
+
+def _context(
+    groups: Sequence[Group], reference: Group, caches: Sequence[CacheFacts], looks: _Looks
+) -> Section:
+    """Return all that the template takes."""
+    classes = class_section(groups, looks.scores, is_evaluated=looks.is_evaluated)
+    classes["notes"] = looks.class_notes
+    if not looks.scores and not looks.class_notes:
+        classes["notes"] = ["No run tells scores by class."]
+    lines = []
+    for style, group in enumerate(groups):
+        lines.append({"name": group.name, "style": style})
+    return {
+        "css": Markup(_resource("page.css")),
+        "marks": _marks(),
+        "version": __version__,
+        "title": _title(groups),
+        "subtitle": _subtitle(groups),
+        "verdict": _verdict(groups, reference),
+        "lines": lines,
+        "table": score_table(groups, reference),
+        "curves": curves(groups),
+        "parts": parts(groups),
+        "classes": classes,
+        "confusion": confusion_section(groups, looks.scores),
+        "caches": caches,
+        "teacher": teacher_figure(looks.confidence, looks.accuracy),
+        "views": _views(looks),
+        "runs": run_rows(groups),
+        "differing": differing_settings_table(groups),
+        "common": common_settings(groups),
+        "finished": _last_finished(groups),
+    }
+
+
+def _title(groups: Sequence[Group]) -> str:
+    num_runs = sum(len(group.runs) for group in groups)
+    if len(groups) == 1:
+        return f"{counted(num_runs, 'run')} of {groups[0].name}"
+    return f"{counted(num_runs, 'run')} compared in {counted(len(groups), 'line')}"
+
+
+def _subtitle(groups: Sequence[Group]) -> str:
+    """Return what all runs share of what matters most."""
+    shared = dict(common_settings(groups))
+    texts: list[str] = []
+    for key in ("student", "data", "eval_data", "epochs"):
+        value = shared.get(key)
+        if value is not None and value != setting_text(None):
+            texts.append(f"{key.replace('_', ' ')} {one_line(value, _MOST_TOLD)}")
+    return " \u00b7 ".join(texts)
+
+
+def _verdict(groups: Sequence[Group], reference: Group) -> list[tuple[str, bool]]:
+    """Return in pieces of a sentence which group scores highest, and by how much; each piece with
+    whether it is the name of a group."""
+    score = leading_score(groups)
+    means: dict[str, Estimate] = {}
+    if score is not None:
+        for group in groups:
+            mean = group.estimate(score)
+            if mean is not None:
+                means[group.name] = mean
+    if score is None or not means:
+        return []
+    best = max((group for group in groups if group.name in means), key=lambda g: means[g.name].mean)
+    mean = means[best.name]
+    text = f" scores highest: {title_of(score)} {_unbroken(with_error(mean))}\u00a0% in the last"
+    pieces = [(best.name, True), (f"{text} epoch, over {counted(mean.count, 'run')}.", False)]
+    difference = paired_difference(best.values(score), reference.values(score))
+    if best is reference or difference is None:
+        return pieces
+    pairs = counted(difference.estimate.count, "pair")
+    pieces += [
+        (f" That is {_unbroken(signed(difference))} points against ", False),
+        (reference.name, True),
+        (f", higher in {difference.num_higher} of {pairs} with the same run seed.", False),
+    ]
+    return pieces
+
+
+def _unbroken(text: str) -> str:
+    """Return a text that stays on one line."""
+    return text.replace(" ", "\u00a0")
+
+
+def _views(looks: _Looks) -> Section:
+    return {
+        "caption": looks.view_caption,
+        "examples": looks.examples,
+        "notes": looks.view_notes,
+        "are_small": any(example.is_small for example in looks.examples),
+    }
+
+
+def _last_finished(groups: Sequence[Group]) -> str:
+    times: list[str] = []
+    for group in groups:
+        for run in group.finished:
+            times.append(str((run.result or {}).get("finished", "")))
+    return max(times, default="") or "at an unknown time"
+
+
+def _summary(config: ReportConfig, groups: Sequence[Group], reference: Group) -> dict[str, Any]:
+    score = leading_score(groups)
+    lines: list[dict[str, Any]] = []
+    for group in groups:
+        line: dict[str, Any] = {
+            "name": group.name,
+            "runs": [str(run.folder) for run in group.runs],
+            "settings": dict(group.differing),
+            "score": None,
+            "difference": None,
+        }
+        if score is not None:
+            mean = group.estimate(score)
+            if mean is not None:
+                line["score"] = mean.to_json()
+            difference = paired_difference(group.values(score), reference.values(score))
+            if difference is not None and group is not reference:
+                line["difference"] = difference.to_json()
+        lines.append(line)
+    return {"file": config.out, "score": score, "against": reference.name, "lines": lines}
+
+
+def _marks() -> list[Markup]:
+    """Return the marks of lines, one of each shape, as a legend has them."""
+    marks: list[Markup] = []
+    for style in range(4):
+        root = canvas(14, 14, "")
+        add_mark(root, style, 0, 0)
+        marks.append(markup(root[0]))
+    return marks
+
+
+def _rendered(context: Section) -> str:
+    """Return the page; every text in it that is not of this package is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_resource),
+        autoescape=True,
+        finalize=_shown,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(context)
+
+
+def _shown(value: Any) -> Any:
+    """Return a value as the page has it: characters that a page cannot hold become escapes."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return printable(value)
+    return value
+
+
+def _resource(name: str) -> str:
+    return (resources.files("kdcache.report") / name).read_text("utf-8")

@@ -1,0 +1,158 @@
+"""What a report works out from weights and data: scores by class, confusions, examples of views."""
+
+import base64
+import io
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from box_caches import DATA as BOXES
+from box_caches import box_cache
+from command_line import kdcache_json
+from forged_runs import forged_run
+from map_caches import DATA as MAPS
+from map_caches import STUDENT, made
+from PIL import Image
+from runs import DIGITS, IN_PROCESS, dump, train
+
+from kdcache.cache import open_cache
+from kdcache.cache.source import views_of
+from kdcache.report.classes import evaluated_scores
+from kdcache.report.config import ReportConfig
+from kdcache.report.examples import Example, looked_at
+from kdcache.report.groups import Group, grouped
+from kdcache.report.page import write_report
+from kdcache.report.runs import read_runs
+
+PLACE = ("--workers", "0", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a cache of digits, and runs of two losses and two run seeds."""
+    folder = tmp_path_factory.mktemp("looks")
+    dump(folder / "cache")
+    for loss in ("ce", "dist"):
+        for seed in (0, 1):
+            run = folder / "runs" / f"{loss}{seed}"
+            settings = {"cache": str(folder / "cache"), "eval_data": DIGITS, "loss": loss}
+            train(run, **settings, run_seed=seed)
+    return folder
+
+
+def groups_in(folder: Path) -> list[Group]:
+    return grouped(read_runs([str(folder / "runs")]))
+
+
+def test_scores_by_class_are_means_of_those_of_evaluate(folder: Path) -> None:
+    (group, _) = groups_in(folder)
+    scores, problem = evaluated_scores(group, IN_PROCESS)
+    assert scores is not None and not problem
+    told = [kdcache_json("evaluate", run.folder, *PLACE)["scores"] for run in group.runs]
+    for name, value in scores.values.items():
+        expected = [each[f"accuracy/{name}"] for each in told]
+        assert value.mean == pytest.approx(np.mean(expected)) and value.count == 2
+    for name, share in scores.confusions.items():
+        assert share == pytest.approx(sum(each.get(f"taken/{name}", 0) for each in told) / 2)
+    for label, value in scores.values.items():
+        wrong = [s for pair, s in scores.confusions.items() if pair.startswith(f"{label} as ")]
+        assert value.mean + sum(wrong) == pytest.approx(100), "a row of the table is all samples"
+
+
+def test_examples_are_the_views_and_what_is_said_of_them(folder: Path) -> None:
+    groups = groups_in(folder)
+    views = looked_at(groups, IN_PROCESS)
+    assert not views.problems and len(views.examples) == 6
+    cache = open_cache(folder / "cache")
+    dataset = views_of(cache, DIGITS, size=cache.manifest.input_size)
+    for row, example in enumerate(views.examples[:3]):
+        batch = dataset.batch([(row, 0)])
+        data = base64.b64decode(example.image.removeprefix("data:image/png;base64,"))
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(io.BytesIO(data))), batch.views[0][0, 0]
+        )
+        assert example.label == str(int(batch.labels.first[0]))
+        teacher, *students = example.answers
+        probabilities = cache.codec.decode(cache.read(0, [row])).probs(1.0)[0]
+        best = int(probabilities.argmax())
+        assert teacher.top[0] == (str(best), pytest.approx(float(probabilities[best])))
+        assert teacher.is_right == (str(best) == example.label)
+        assert [student.who for student in students] == ["ce", "dist"]
+        assert all(0 <= share <= 1 for student in students for _, share in student.top)
+
+
+def test_the_teacher_by_class_is_that_of_the_records(folder: Path) -> None:
+    views = looked_at(groups_in(folder), IN_PROCESS)
+    cache = open_cache(folder / "cache")
+    dataset = views_of(cache, DIGITS, size=cache.manifest.input_size)
+    num_views = sum(value.count for value in views.accuracy.values())
+    rows = list(range(num_views))
+    labels = dataset.batch([(row, 0) for row in rows]).labels.first.numpy()
+    probabilities = cache.codec.decode(cache.read(0, rows)).probs(1.0).numpy()
+    assert set(views.accuracy) == set(views.confidence) == set(map(str, np.unique(labels)))
+    for name, confidence in views.confidence.items():
+        of_class = probabilities[labels == int(name)]
+        assert confidence.mean == pytest.approx(100 * of_class.max(1).mean())
+        share = np.mean(of_class.argmax(1) == int(name))
+        assert views.accuracy[name].mean == pytest.approx(100 * share)
+
+
+def test_the_page_has_it_all(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    write_report(ReportConfig(runs=(str(folder / "runs"),), out=str(out), compute=IN_PROCESS))
+    text = out.read_text()
+    for words in ("Confusion", "Calibration error", "overconfident", "data:image/png;base64,"):
+        assert words in text
+    assert text.count('<div class="panel view">') == 6 and 'class="note"' not in text
+
+
+def test_data_and_weights_that_are_gone_are_told_in_sentences(folder: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(folder / "runs" / "ce0", runs / "a")
+    for name in ("best.safetensors", "student.safetensors"):
+        (runs / "a" / name).unlink()
+    forged_run(runs / "b", [{"top1": 50.0}], data="imagefolder:/nowhere", eval_data="imagefolder:/x",
+               cache="/nowhere", recipe=None, student="timm:test_vit")  # fmt: skip
+    out = tmp_path / "report.html"
+    write_report(ReportConfig(runs=(str(runs),), out=str(out), compute=IN_PROCESS))
+    text = out.read_text()
+    assert "has no weights yet" in text and "/x" in text and "No scores by class of" in text
+    assert "in the examples" in text
+    assert text.count("data:image/png") >= 3, "views are shown without that student"
+
+
+def sizes_of(examples: Sequence[Example]) -> list[tuple[int, int]]:
+    sizes = []
+    for example in examples:
+        data = base64.b64decode(example.image.removeprefix("data:image/png;base64,"))
+        sizes.append(Image.open(io.BytesIO(data)).size)
+    return sizes
+
+
+def test_maps_of_teacher_and_students_are_drawn(tmp_path: Path, recipe: str) -> None:
+    cache = str(tmp_path / "cache")
+    made(tmp_path / "cache", recipe)
+    settings: dict[str, Any] = {"cache": cache, "data": MAPS, "student": STUDENT, "epochs": 1}
+    train(tmp_path / "runs" / "a", **settings, batch_size=16)
+    forged_run(tmp_path / "runs" / "b", [{"miou": 50.0}], recipe=None, student=STUDENT,
+               cache=cache, data=MAPS, run_seed=3, label_smoothing=0.1)  # fmt: skip
+    groups = groups_in(tmp_path)
+    views = looked_at(groups, IN_PROCESS)
+    labels = [example.label for example in views.examples]
+    assert len(labels) == 6 and labels[0].startswith("teacher is sure by")
+    assert labels[1].startswith(f"{groups[0].name} is sure by") and labels[0] != labels[1]
+    assert min(min(size) for size in sizes_of(views.examples)) > 100
+    (problem,) = views.problems
+    assert groups[1].name in problem and "has no weights yet" in problem
+
+
+def test_boxes_are_drawn_as_show_draws_them(tmp_path: Path, box_recipe: str) -> None:
+    cache = box_cache(tmp_path / "cache", box_recipe)
+    forged_run(tmp_path / "runs" / "a", [{"ap": 50.0}], cache=cache, recipe=None, data=BOXES)
+    views = looked_at(groups_in(tmp_path), IN_PROCESS)
+    assert not views.problems and len(views.examples) == 3
+    assert all(example.label.startswith("teacher is sure by") for example in views.examples)
+    assert min(min(size) for size in sizes_of(views.examples)) > 100
