@@ -83,7 +83,7 @@ _MADE_BY: dict[str, Any] = {
     "gradient_error?": Table(_ERROR, 20, key=_TEMPERATURE),
     "converted_from?": {"store": _NAME, "manifest": _NAME},
     "exported_from?": {"manifest": _NAME},
-    "imported_from?": {"format": _NAME},
+    "imported_from?": {"format": _NAME, "crops?": Text(10_000)},
 }
 _MANIFEST: dict[str, Any] = {
     "task": re.compile("|".join(TASKS)),

@@ -202,6 +202,8 @@ class ImportedFrom(Part):
 
     format: str
     """As `kdcache import` calls it."""
+    crops: str | None = None
+    """Which of the crops of each sample became the seeds from 0 on, as `A:B`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
