@@ -8,6 +8,7 @@ from kdcache_cli.dump_teacher import dump_teacher
 from kdcache_cli.evaluate import evaluate
 from kdcache_cli.group import Group
 from kdcache_cli.hub import pull, push
+from kdcache_cli.import_labels import import_labels
 from kdcache_cli.info import info
 from kdcache_cli.options import JSON
 from kdcache_cli.recode import recode
@@ -27,7 +28,7 @@ def main() -> None:
 
 for command in (
     *(dump_teacher, train_student, evaluate, info, verify, gc, merge, export, convert, push, pull),
-    *(codec_error, recode, show),
+    *(codec_error, recode, show, import_labels),
 ):
     main.add_command(command)
 
