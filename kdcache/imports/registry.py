@@ -11,6 +11,10 @@ from kdcache.sources import Source
 
 FORMATS: Mapping[str, Callable[[Path, Source], Origin]] = {"fkd": Fkd}
 _REFUSED = {
+    "ml-dr": (
+        "ImageNet+ keeps operations of RandAugment, erased blocks and partners beside its crops,"
+        " which stored views cannot say yet; dump its teacher with kdcache dump-teacher"
+    ),
     "tinyvit": (
         "TinyViT keeps a seed of its own augmentation for each view, and what that drew is in no"
         " file: its views cannot be rendered here; dump its teacher with kdcache dump-teacher"

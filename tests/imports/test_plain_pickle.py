@@ -160,27 +160,26 @@ def state(shape: Any, dtype: Any, data: Any, order: bool = False) -> Any:
     return Array()
 
 
-@pytest.mark.parametrize(
-    "array",
-    [
-        np.array([object], object),
-        np.array(["text"]),
-        np.zeros(2, ">f4"),
-        np.zeros(2, "c16"),
-        np.zeros(2, [("a", "f4")]),
-        state((3,), np.dtype("f4"), b"1234"),
-        state((10**9, 10**9), np.dtype("f4"), b"1234"),
-        state((-1,), np.dtype("f4"), b"1234"),
-        state((1,) * 40, np.dtype("f4"), b"1234"),
-        state((1,), "f4", b"1234"),
-        state((1,), np.dtype("f4"), "1234"),
-        state(None, np.dtype("f4"), b"1234"),
-    ],
-    ids=str,
-)
-def test_arrays_that_are_none_are_refused(array: Any) -> None:
+ARRAYS: dict[str, Any] = {
+    "of objects": np.array([object], object),
+    "of texts": np.array(["text"]),
+    "of other bytes": np.zeros(2, ">f4"),
+    "of complex numbers": np.zeros(2, "c16"),
+    "of fields": np.zeros(2, [("a", "f4")]),
+    "of more than there is": state((3,), np.dtype("f4"), b"1234"),
+    "of far more": state((10**9, 10**9), np.dtype("f4"), b"1234"),
+    "of less than nothing": state((-1,), np.dtype("f4"), b"1234"),
+    "of many axes": state((1,) * 40, np.dtype("f4"), b"1234"),
+    "of a type by its name": state((1,), "f4", b"1234"),
+    "of no bytes": state((1,), np.dtype("f4"), "1234"),
+    "of no shape": state(None, np.dtype("f4"), b"1234"),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_that_are_none_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        array_of(plain_value(pickle.dumps(array, protocol=2)))
+        array_of(plain_value(pickle.dumps(ARRAYS[name], protocol=2)))
 
 
 def test_a_value_that_is_no_array_is_told() -> None:
