@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kdcache.codecs import open_codec
     from kdcache.dump.run import dump_teacher
     from kdcache.errors import KdcacheError
+    from kdcache.imports.run import import_cache
     from kdcache.loader.config import LoaderConfig
     from kdcache.loader.loader import DistillationLoader
     from kdcache.loader.steps import DistillationBatch
@@ -55,6 +56,7 @@ _HOMES = {
     "dump_teacher": "dump.run",
     "evaluate": "train.evaluation",
     "export_cache": "tools.export",
+    "import_cache": "imports.run",
     "kl_loss": "losses",
     "load_recipe": "views",
     "merge_caches": "tools.merge",
@@ -94,6 +96,7 @@ __all__ = [
     "dump_teacher",
     "evaluate",
     "export_cache",
+    "import_cache",
     "kl_loss",
     "load_recipe",
     "merge_caches",

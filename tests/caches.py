@@ -14,6 +14,7 @@ from kdcache.cache.documents.parts import (
     SamplesEntry,
     SourceEntry,
     TeacherEntry,
+    ViewsEntry,
 )
 from kdcache.cache.storage.protocol import Entry, Storage, is_temporary
 from kdcache.codecs import Codec, open_codec
@@ -27,6 +28,7 @@ PARTS: dict[str, type[Part]] = {
     "recipe": RecipeEntry,
     "teacher": TeacherEntry,
     "samples": SamplesEntry,
+    "views": ViewsEntry,
     "made_by": MadeBy,
 }
 

@@ -9,6 +9,7 @@ from kdcache_cli.evaluate import evaluate
 from kdcache_cli.export_model import export_model
 from kdcache_cli.group import Group
 from kdcache_cli.hub import pull, push
+from kdcache_cli.import_labels import import_labels
 from kdcache_cli.info import info
 from kdcache_cli.options import JSON
 from kdcache_cli.predict import predict
@@ -25,7 +26,7 @@ SECTIONS = {
     "Teacher to cache to student": ["dump-teacher", "train-student"],
     "Trained models": ["evaluate", "report", "predict", "export-model"],
     "Look at a cache": ["info", "show", "verify", "codec-error"],
-    "Caches from caches": ["recode", "convert", "export", "merge", "push", "pull", "gc"],
+    "Caches from caches": ["recode", "convert", "export", "merge", "import", "push", "pull", "gc"],
 }
 
 
@@ -37,7 +38,21 @@ def main() -> None:
 
 for command in (
     *(dump_teacher, train_student, evaluate, predict, export_model),
-    *(info, verify, gc, merge, export, convert, push, pull, codec_error, recode, show, report),
+    *(
+        info,
+        verify,
+        gc,
+        merge,
+        export,
+        convert,
+        push,
+        pull,
+        codec_error,
+        recode,
+        show,
+        report,
+        import_labels,
+    ),
 ):
     main.add_command(command)
 

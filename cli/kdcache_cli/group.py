@@ -17,7 +17,7 @@ from kdcache_cli.usage import command_name, require_command, require_words, usag
 
 _THAT_GO_ON = (
     *("dump-teacher", "train-student", "merge", "export", "convert", "recode", "push", "pull"),
-    "quickstart",
+    *("import", "quickstart"),
 )
 """Commands that, run again, go on where they stopped; `verify` does with a report."""
 _GOES_ON = "kdcache.goes_on"

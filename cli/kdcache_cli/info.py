@@ -221,6 +221,7 @@ def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("task", f"{manifest['task']}, {classes}{_maps_text(manifest)}"),
         ("source", _source_text(manifest)),
         *_subset_lines(manifest),
+        *_stored_views_lines(manifest),
         ("recipe", f"{manifest['recipe']['name']} ({manifest['recipe']['fingerprint'][:12]})"),
         ("teacher", f"{manifest['teacher']['spec']} ({manifest['teacher']['sha256'][:12]})"),
         ("codec", result["codec"] + error),
@@ -262,12 +263,21 @@ def _subset_lines(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     return [("samples", f"{part['count']:,} of {manifest['rows']:,}")]
 
 
+def _stored_views_lines(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    views = manifest.get("views")
+    if not views:
+        return []
+    return [("views", f"stored, of {counted(views['seeds'], 'seed')}")]
+
+
 def _absent_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     is_partial = result["absent_of"] < result["units"]
     if not result["absent"] and not is_partial:
         return []
     views = counted(result["absent"], "view")
     text = f"{views} whose sample cannot be read"
+    if result["manifest"].get("views"):
+        text = f"{views} that have no labels"
     if is_partial:
         units = counted(result["absent_of"], "unit")
         text += f" in {units} that were looked at"
@@ -301,6 +311,8 @@ def _positions_text(positions: dict[str, Any]) -> str:
 
 
 def _origin_lines(made_by: dict[str, Any]) -> list[tuple[str, str]]:
+    if imported := made_by.get("imported_from"):
+        return [("imported", f"from labels of format {imported['format']}")]
     origin = made_by.get("recoded_from")
     if origin is None:
         return []

@@ -51,7 +51,7 @@ def _lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if result["absent"]:
         views = counted(result["absent"], "view")
-        lines.append(("absent", f"{views} whose sample could not be read"))
+        lines.append(("absent", f"{views} whose sample could not be read, or had no labels"))
     return lines
 
 

@@ -69,7 +69,7 @@ def _verify_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [("units", _units_text(report)), *coverage_lines(report)]
     if report["absent"]:
         views = counted(report["absent"], "view")
-        lines.append(("absent", f"{views} whose sample cannot be read"))
+        lines.append(("absent", f"{views} whose sample cannot be read, or has no labels"))
     if "contents" in report:
         lines.append(("contents", _contents_text(report["contents"])))
     if "views" in report:

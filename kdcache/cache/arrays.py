@@ -1,4 +1,5 @@
-"""Arrays beside the units: a codec's fit, a subset's numbers, the list of the source.
+"""Arrays beside the units: a codec's fit, a subset's numbers, the list of the source,
+stored views.
 
 Their name is their own digest, so that two writers never mix theirs.
 
@@ -22,7 +23,7 @@ from zarr.storage import MemoryStore
 
 from kdcache.cache.documents.document import parsed
 from kdcache.cache.documents.limits import most_decoded
-from kdcache.cache.documents.manifest import CODEC, SAMPLES, SOURCE
+from kdcache.cache.documents.manifest import CODEC, SAMPLES, SOURCE, VIEWS
 from kdcache.cache.formats.shard import check_frame
 from kdcache.cache.formats.zarr import MOST_METADATA, contents
 from kdcache.cache.storage.protocol import Storage
@@ -34,6 +35,7 @@ ROOTS = {
     CODEC: "the fit of its codec",
     SAMPLES: "the list of its samples",
     SOURCE: "the list of its source",
+    VIEWS: "what is stored of its views",
 }
 """What lies under which name, in words."""
 _MOST_ARRAYS = 16

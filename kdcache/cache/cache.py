@@ -21,6 +21,7 @@ from kdcache.cache.slab import Slab, slab_name
 from kdcache.cache.slab_folder import SlabFolder
 from kdcache.cache.storage.blocks import Blocks
 from kdcache.cache.storage.protocol import Entry, Storage
+from kdcache.cache.stored_views import read_views
 from kdcache.cache.subset import held_mask, read_samples
 from kdcache.cache.unit_objects import Fetch, UnitObjects
 from kdcache.codecs import Codec, codec_from_dict, codec_spec
@@ -80,8 +81,10 @@ class Cache:
 
         Raises:
             RecipeError: this version of kdcache would render other views from it.
+            CacheError: views that are stored are absent or damaged.
         """
-        return kdcache.views.Recipe.from_dict(self.manifest.recipe.to_json())
+        views = read_views(self.storage, self.manifest)
+        return kdcache.views.Recipe.from_dict(self.manifest.recipe.to_json(), views)
 
     def fit(self) -> dict[str, np.ndarray] | None:
         """Return the arrays of the codec's fit; None of a codec that has none.

@@ -11,7 +11,7 @@ from kdcache.cache.arrays import ROOTS, publish_arrays
 from kdcache.cache.cache import Cache
 from kdcache.cache.documents.document import parsed
 from kdcache.cache.documents.limits import MOST_MANIFEST, MOST_MANIFEST_VALUES
-from kdcache.cache.documents.manifest import CODEC, MANIFEST, SAMPLES, SOURCE, Manifest
+from kdcache.cache.documents.manifest import CODEC, MANIFEST, SAMPLES, SOURCE, VIEWS, Manifest
 from kdcache.cache.formats.zarr import root_metadata
 from kdcache.cache.storage.folder import Folder
 from kdcache.cache.storage.protocol import Storage, is_address
@@ -20,6 +20,7 @@ from kdcache.cache.subset import samples_arrays
 from kdcache.config.texts import require_text
 from kdcache.errors import CacheError, DamagedError, UsageError, quoted
 from kdcache.shapes import Rows
+from kdcache.views.stored_views import StoredViews
 
 _SCHEMES = ("s3", "gs", "az")
 _ARRAYS = re.compile(r"[0-9a-f]{16}|zarr\.json")  # what lies below a root of arrays
@@ -155,6 +156,7 @@ def create_cache(
     *,
     samples: Rows | None = None,
     source: Mapping[str, np.ndarray] | None = None,
+    views: StoredViews | None = None,
     any_codec: bool = False,
 ) -> Cache:
     """Return the cache at `path`, made with `manifest` or, if there is one already, checked to
@@ -167,6 +169,7 @@ def create_cache(
             with its fit.
         samples: of a subset the numbers of its samples, rising, whose digest the manifest has.
         source: the arrays of the list of the source, whose digest the manifest has if it has one.
+        views: stored views, whose digest the manifest has if its recipe names them.
         any_codec: whether to go on with the codec of a cache that is there, whichever it is.
 
     Raises:
@@ -174,6 +177,7 @@ def create_cache(
         CacheError: the folder holds something else, or cannot be written.
     """
     assert (samples is None) == (manifest.samples is None), "a subset is named and listed"
+    assert (views is None) == (manifest.views is None), "stored views are named and kept"
     folder = open_storage(path)
     manifest.check(str(path))
     if not folder.exists(MANIFEST):
@@ -184,6 +188,8 @@ def create_cache(
             publish_arrays(folder, SAMPLES, samples_arrays(samples))
         if source:
             publish_arrays(folder, SOURCE, source)
+        if views is not None:
+            publish_arrays(folder, VIEWS, views.arrays)
         folder.publish(MANIFEST, root_metadata(manifest))
     cache = open_cache(folder)
     cache.require(manifest.with_codec_of(cache.manifest, whichever=any_codec))

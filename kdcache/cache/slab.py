@@ -95,7 +95,7 @@ class Slab:
             return "of a sample that is not in this subset"
         if self.is_missing(row).all():
             return "not dumped yet"
-        return "recorded as absent (its sample could not be read)"
+        return "recorded as absent (its sample could not be read, or had no labels)"
 
     def _marked(self, rows: Rows) -> Mask | None:
         """Return a mask over all rows, of which looking up a batch takes no time; None where it

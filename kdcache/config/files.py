@@ -192,34 +192,38 @@ def _mean_the_same(value: Any, other: Any, meaning: Callable[[Any], Any] | None)
         return False
 
 
-def parse_seeds(text: str) -> list[int]:
+def parse_seeds(text: str, what: str = "seeds") -> list[int]:
     """Return the seeds that `A:B` (B left out), `A`, or several of these joined by commas name.
+
+    Args:
+        text: names them.
+        what: messages call them.
 
     Raises:
         UsageError: another text, an empty range, a negative seed or one past 32 bits.
     """
     if len(text) > _MOST_TEXT:
         raise UsageError(
-            f"seeds {quoted(text)} have {len(text)} characters; they may have {_MOST_TEXT}: give"
+            f"{what} {quoted(text)} have {len(text)} characters; they may have {_MOST_TEXT}: give"
             " ranges A:B"
         )
     seeds: list[int] = []
     for part in text.split(","):
-        span = _seed_span(part.strip(), text)
+        span = _seed_span(part.strip(), text, what)
         if len(seeds) + len(span) > _MOST_SEEDS:
             raise UsageError(
-                f"seeds {quoted(text)} are more than {_MOST_SEEDS}; ask for fewer at a time"
+                f"{what} {quoted(text)} are more than {_MOST_SEEDS}; ask for fewer at a time"
             )
         seeds += span
     return list(dict.fromkeys(seeds))
 
 
-def _seed_span(part: str, text: str) -> range:
+def _seed_span(part: str, text: str, what: str) -> range:
     """Return the seeds that one part of a text names, `A:B` or `A`."""
     match = _SEEDS.fullmatch(part)
     if not match:
         raise UsageError(
-            f"seeds {quoted(text)} are not of the form A:B or A,B,...; 0:4 means 0, 1, 2 and 3"
+            f"{what} {quoted(text)} are not of the form A:B or A,B,...; 0:4 means 0, 1, 2 and 3"
         )
     first = int(match[1])
     end = first + 1
@@ -227,10 +231,10 @@ def _seed_span(part: str, text: str) -> range:
         end = int(match[2])
     if end <= first:
         raise UsageError(
-            f"seeds {quoted(text)} are none: {part} ends before it begins; 0:4 means 0, 1, 2 and 3"
+            f"{what} {quoted(text)} are none: {part} ends before it begins; 0:4 means 0, 1, 2 and 3"
         )
     if end > 2**32:
-        raise UsageError(f"seeds {quoted(text)} go past {2**32 - 1}, the largest that there is")
+        raise UsageError(f"{what} {quoted(text)} go past {2**32 - 1}, the largest that there is")
     return range(first, end)
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kdcache.cache import Cache, Manifest, library_versions, record_layout, tar_layout
-from kdcache.cache.documents.parts import MadeBy, RecipeEntry, TeacherEntry
+from kdcache.cache.documents.parts import MadeBy, RecipeEntry, TeacherEntry, ViewsEntry
 from kdcache.codecs import Codec
 from kdcache.config.files import dump_config
 from kdcache.dump.config import DumpConfig
@@ -103,6 +103,13 @@ def teacher_entry(config: DumpConfig, teacher: VisionModel) -> TeacherEntry:
     )
 
 
+def views_entry(recipe: Recipe) -> ViewsEntry | None:
+    """Return what a manifest says of the stored views that a recipe has; None if it has none."""
+    if recipe.views is None:
+        return None
+    return ViewsEntry(seeds=recipe.views.num_seeds, sha256=recipe.views.digest)
+
+
 def new_manifest(
     config: DumpConfig,
     data: KnownSource,
@@ -143,6 +150,7 @@ def new_manifest(
         recipe=RecipeEntry.from_json(recipe.to_dict()),
         teacher=teacher,
         **store,
+        views=views_entry(recipe),
         skip_unreadable=config.skip_unreadable,
         made_by=MadeBy(
             versions=library_versions(),

@@ -193,6 +193,7 @@ def run_dump(config: DumpConfig, objects: GivenObjects = NO_OBJECTS) -> dict[str
         job.manifest,
         job.codec.fit_arrays(),
         source=list_arrays,
+        views=job.recipe.views,
         any_codec=config.codec is None,
     )
     job.sample.forget()  # the cache has the fit

@@ -268,8 +268,11 @@ def _opened(path: str, wait_seconds: float | None) -> Cache:
 
 
 def _require_opening(cache: Cache) -> None:
-    """Read what lies beside the units: the fit of the codec, the samples of a subset."""
+    """Read what lies beside the units: the fit of the codec, the samples of a subset, stored
+    views."""
     _ = cache.codec, cache.samples
+    if cache.manifest.views is not None:
+        _ = cache.recipe
 
 
 def _use(config: LoaderConfig, cache: Cache, options: CacheOptions, source: Source) -> CacheUse:

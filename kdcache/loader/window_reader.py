@@ -149,8 +149,8 @@ class WindowReader:
         absent = rows[self._is_absent[seed][rows]]
         if absent.size:
             raise MissingUnitError(
-                f"row {absent[0]} is recorded as absent (its sample could not be read); leave it"
-                " out"
+                f"row {absent[0]} is recorded as absent (its sample could not be read, or had no"
+                " labels); leave it out"
             )
         self._cache.require_held(rows)
         unit_records = self._fetched[key].result()

@@ -27,6 +27,7 @@ from kdcache.cache.documents.parts import Absence, ConvertedFrom, Probe
 from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.source import source_of
 from kdcache.cache.source_list import names_of, require_unique_keys
+from kdcache.cache.stored_views import read_views
 from kdcache.config.arguments import checked_arguments
 from kdcache.dump.unit import stored_samples
 from kdcache.errors import CacheError, MismatchError, UsageError
@@ -81,7 +82,14 @@ def convert_cache(
         require_unique_keys(source, names_of(source))
     manifest = _manifest(old, seeds, source, images)
     listing = old.source_arrays()
-    target = create_cache(new, manifest, old.fit(), samples=old.samples, source=listing)
+    target = create_cache(
+        new,
+        manifest,
+        old.fit(),
+        samples=old.samples,
+        source=listing,
+        views=read_views(old.storage, old.manifest),
+    )
     origin = target.manifest.made_by.converted_from
     if origin is None or origin.manifest != old.manifest.digest:
         raise MismatchError(f"cache {new} was not converted from {old}; choose a new folder")

@@ -29,6 +29,7 @@ from kdcache.cache.documents.manifest import MANIFEST
 from kdcache.cache.documents.parts import Absence, MadeBy, Probe, RecodedFrom
 from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.opening import open_storage, probe_new, require_apart
+from kdcache.cache.stored_views import read_views
 from kdcache.codec_error.cache_pairs import pairs_of_cache
 from kdcache.codec_error.calibration import fit_codec, sample_views
 from kdcache.codecs import (
@@ -174,7 +175,14 @@ def _create(source: Cache, new: str | Path, new_codec: RowCodec) -> Cache:
     codec = with_layout(row_codec(codec), source.manifest.layout)
     manifest = _manifest(source, codec).with_errors(errors)
     listing = source.source_arrays()
-    target = create_cache(new, manifest, codec.fit_arrays(), samples=source.samples, source=listing)
+    target = create_cache(
+        new,
+        manifest,
+        codec.fit_arrays(),
+        samples=source.samples,
+        source=listing,
+        views=read_views(source.storage, source.manifest),
+    )
     origin = target.manifest.made_by.recoded_from
     if origin is None or origin.manifest != source.manifest.digest:
         raise MismatchError(f"cache {new} was not recoded from {source}; choose a new folder")

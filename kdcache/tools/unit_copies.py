@@ -16,6 +16,7 @@ from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.prefetch import fetched
 from kdcache.cache.storage.rereading import agreed_bytes
+from kdcache.cache.stored_views import read_views
 from kdcache.errors import (
     CacheError,
     LargeObjectError,
@@ -29,7 +30,14 @@ def created_from(new: str | Path, source: Cache, manifest: Manifest, samples: Ro
     """Return the cache at `new` with this manifest, made with what readers need of `source` if it
     is not there yet."""
     listing = source.source_arrays()
-    target = create_cache(new, manifest, source.fit(), samples=samples, source=listing)
+    target = create_cache(
+        new,
+        manifest,
+        source.fit(),
+        samples=samples,
+        source=listing,
+        views=read_views(source.storage, source.manifest),
+    )
     target.require(manifest)
     return target
 

@@ -17,6 +17,7 @@ from kdcache.cache.sample_checksums import changed_samples, require_checksums
 from kdcache.cache.source import CachedSource, local_images, source_of
 from kdcache.cache.source_check import Change, shown_name
 from kdcache.cache.source_list import read_list
+from kdcache.cache.stored_views import read_views
 from kdcache.config.arguments import checked_arguments
 from kdcache.errors import (
     MOST_MESSAGE,
@@ -247,8 +248,8 @@ def _coverage(cache: Cache, inventory: Inventory, seeds: list[int]) -> Coverage:
 
 
 def _faults_beside(cache: Cache) -> list[str]:
-    """Return what beside the units cannot be read: codec, fit, a subset's list of samples, the
-    source's list, requests, groups of zarr."""
+    """Return what beside the units cannot be read: codec, fit, a subset's list of samples, stored
+    views, the source's list, requests, groups of zarr."""
     faults = []
     paths = ["seeds"]
     for root, digest in cache.manifest.arrays.items():
@@ -256,6 +257,7 @@ def _faults_beside(cache: Cache) -> list[str]:
     looks: list[Callable[[], object]] = [
         lambda: cache.codec,
         lambda: cache.samples,
+        lambda: read_views(cache.storage, cache.manifest),
         lambda: read_list(cache),
         lambda: read_extents(cache.storage),
     ]

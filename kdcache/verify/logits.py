@@ -37,12 +37,27 @@ class of the middle row by 2 to 4 % (a trained ResNet-20 on 10 classes; ResNet-5
 ConvNeXt-T at random weights on 1,000), float16 by less than 1 %."""
 
 
+def require_known_teacher(cache: Cache) -> None:
+    """Check that it is known which teacher a cache was made with.
+
+    Raises:
+        MismatchError: the cache was imported.
+    """
+    origin = cache.manifest.made_by.imported_from
+    if origin is not None:
+        raise MismatchError(
+            f"cache {cache} was imported from labels of format {brief(origin.format)}, which do not"
+            " say what their teacher was, so that none can be compared; leave --teacher out"
+        )
+
+
 def require_teacher(cache: Cache, model: VisionModel) -> None:
     """Check that `model` is the teacher that `cache` was made with.
 
     Raises:
-        MismatchError: other weights, or other preprocessing.
+        MismatchError: other weights, or other preprocessing; or none is known.
     """
+    require_known_teacher(cache)
     entry = cache.manifest.teacher
     preprocessing = model.preprocessing
     contrasts: list[tuple[str, Any, Any]] = [
@@ -80,7 +95,9 @@ def compute_of(cache: Cache, **settings: Any) -> ComputeConfig:
 
     Raises:
         UsageError: a setting that is unknown, or of the wrong type.
+        MismatchError: it is not known which teacher that was.
     """
+    require_known_teacher(cache)
     precision = cache.manifest.teacher.precision
     return build(ComputeConfig, {"precision": precision, **settings}, "compute")
 

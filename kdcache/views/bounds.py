@@ -306,6 +306,7 @@ _GROWING: Mapping[str, Callable[[Any, int, int], Size]] = {
     "ScaleJitter": _jittered,
     "kdcache.Letterbox": _crop_size,
     "kdcache.RandomScale": _scaled,
+    "kdcache.StoredCrop": _crop_size,
 }
 """Of each transform that can make an image larger: bounds of its height and width, on the way
 too."""

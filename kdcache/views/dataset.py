@@ -241,7 +241,7 @@ class ViewDataset(Dataset[Batch]):
                 followers = []
                 for recipe in self.recipes:
                     samples.seed(row, seed)
-                    view, moved = recipe.render(image, follower)
+                    view, moved = recipe.render(image, follower, (index, seed))
                     if moved is not None:
                         recipe.require_together(view, self._kind.size_of(moved))
                     views.append(view)

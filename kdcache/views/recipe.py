@@ -19,7 +19,8 @@ makes each view as large as its image.
 A view is uint8 pixels; normalisation belongs to each model. `size = "input"` lets a teacher and a
 student of different input sizes see the same draw of the same view, each rendered at its own
 resolution. Besides torchvision's transforms there are `timm.AutoAugment` and `timm.RandomErasing`,
-see timm_transforms.py, and `kdcache.RandomScale`, see random_scale.py.
+see timm_transforms.py, `kdcache.RandomScale`, see random_scale.py, and `kdcache.StoredCrop` of
+imported caches, see stored_crop.py.
 """
 
 import hashlib
@@ -27,7 +28,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -37,10 +37,13 @@ from PIL import Image
 from kdcache.config.spec import build
 from kdcache.errors import RecipeError, brief, quoted
 from kdcache.runtime.images import to_mode
-from kdcache.shapes import MOST_PIXELS, MOST_SIDE, Size, View, as_size, sides, size_text
+from kdcache.shapes import Size, View, sides, size_text
 from kdcache.views.bounds import check_transforms
 from kdcache.views.generators import Generators
 from kdcache.views.mixing import Mixing
+from kdcache.views.sizes import checked_size, pixels_text, size_entry
+from kdcache.views.stored_crop import StoredCrop, ViewKey
+from kdcache.views.stored_views import StoredViews
 from kdcache.views.transforms import (
     REFUSALS,
     ViewForm,
@@ -54,7 +57,6 @@ Step = tuple[str, Pixels, Any]
 """The name of a step, and after it the image, and what follows it, see `TargetKind.follower`."""
 
 _SCHEMA = 1  # counts up when the same recipe text would render other pixels
-_WHOLE = "image"
 _DRAWS_BY_SIZE = (
     "ElasticTransform",
     "GaussianNoise",
@@ -88,25 +90,39 @@ class Recipe:
     """How a sample becomes a view of `size` pixels, or, where that is None, of as many as its image
     has."""
 
-    def __init__(self, name: str, table: Mapping[str, Any]) -> None:
+    def __init__(
+        self, name: str, table: Mapping[str, Any], *, views: StoredViews | None = None
+    ) -> None:
+        """Build a recipe.
+
+        Args:
+            name: for messages.
+            table: the keys of its TOML file.
+            views: that are stored, of a recipe that names their digest.
+
+        Raises:
+            RecipeError: a transform or a parameter that cannot be used.
+            UsageError: one that does not exist; the nearest is suggested.
+        """
         title = f"recipe {brief(name)}"
         checked = build(RecipeTable, table, title)
         check_transforms(checked.transforms, title)
         self.name = name
         self.mode = checked.mode
-        self.size = _checked_size(checked.size, name)
+        self.size = checked_size(checked.size, name)
         self.eval = checked.eval
         self.transforms = json.loads(json.dumps(checked.transforms))
         self.mixing = checked.mixing
+        self.views = views
         # now, so that a wrong parameter is told before any work
-        form = ViewForm(recipe=title, mode=self.mode, size=self.size)
+        form = ViewForm(recipe=title, mode=self.mode, size=self.size, views=views)
         self._transforms = [build_transform(entry, form) for entry in self.transforms]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a manifest keeps: enough to render the same views anywhere."""
         table = {
             "mode": self.mode,
-            "size": _size_entry(self.size),
+            "size": size_entry(self.size),
             "eval": self.eval,
             "transforms": self.transforms,
         }
@@ -115,13 +131,13 @@ class Recipe:
         return {"name": self.name, "fingerprint": self.fingerprint, "table": table}
 
     @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> "Recipe":
-        """Return the recipe that a manifest keeps.
+    def from_dict(cls, stored: Mapping[str, Any], views: StoredViews | None = None) -> "Recipe":
+        """Return the recipe that a manifest keeps, with the stored views that its cache has.
 
         Raises:
             RecipeError: this version of kdcache would render other views from it.
         """
-        recipe = cls(stored["name"], stored["table"])
+        recipe = cls(stored["name"], stored["table"], views=views)
         if recipe.fingerprint != stored["fingerprint"]:
             raise RecipeError(
                 f"recipe {brief(recipe.name)} of this cache has fingerprint "
@@ -176,7 +192,7 @@ class Recipe:
         fingerprint."""
         if size is None or size == self.size:
             return self
-        return self._with(size=_size_entry(size))
+        return self._with(size=size_entry(size))
 
     def require_one_draw(self, *sizes: Size) -> None:
         """Check that the recipe draws the same at all of these input sizes.
@@ -194,11 +210,11 @@ class Recipe:
             # the crop that makes the input draws from the size of the image that comes in
             is_crop = is_first and entry["name"] == "RandomResizedCrop"
             if is_after and entry["name"] in _DRAWS_BY_SIZE and not is_crop:
+                first, second = map(pixels_text, sizes[:2])
                 raise RecipeError(
-                    f"recipe {brief(self.name)} draws other views at {_pixels(sizes[0])} than at"
-                    f" {_pixels(sizes[1])} pixels: {entry['name']} comes after the resize to the"
-                    f" model's input; use a model with input_size={_pixels(sizes[1])}, or put it"
-                    " first"
+                    f"recipe {brief(self.name)} draws other views at {first} than at {second}"
+                    f" pixels: {entry['name']} comes after the resize to the model's input; use a"
+                    f" model with input_size={second}, or put it first"
                 )
 
     def require_following(self, targets: str) -> None:
@@ -234,7 +250,7 @@ class Recipe:
     def _with(self, **changes: Any) -> "Recipe":
         """Return a recipe whose table differs in some keys."""
         table = self.to_dict()["table"]
-        return Recipe(self.name, table | changes)
+        return Recipe(self.name, table | changes, views=self.views)
 
     def __call__(self, image: Image.Image) -> View:
         """Return the pixels of one view, uint8 `[channels, size, size]`, drawn from the global
@@ -246,19 +262,22 @@ class Recipe:
         view, _ = self.render(image, None)
         return view
 
-    def render(self, image: Image.Image, follower: Any) -> tuple[View, Any]:
+    def render(
+        self, image: Image.Image, follower: Any, view: ViewKey | None = None
+    ) -> tuple[View, Any]:
         """Return the pixels of one view as a call does, and what has followed the image.
 
         Args:
             image: decoded.
             follower: a mask or boxes, as torchvision's transforms move them.
+            view: which one it is, for stored views.
 
         Raises:
             RecipeError: a transform fails on this image, or the view has another size.
         """
         pixels: Pixels = image
         moved = follower
-        for step in self.steps(image, follower):
+        for step in self.steps(image, follower, view):
             _, pixels, moved = step
         return self._checked(pixels), moved
 
@@ -304,7 +323,9 @@ class Recipe:
             pixels = view.as_subclass(torch.Tensor)
         return pixels
 
-    def steps(self, image: Image.Image, follower: Any = None) -> Iterator[Step]:
+    def steps(
+        self, image: Image.Image, follower: Any = None, view: ViewKey | None = None
+    ) -> Iterator[Step]:
         """Yield the name of each step from a decoded image to its view, and after it the image, and
         what follows it.
 
@@ -320,11 +341,14 @@ class Recipe:
             pixels: Pixels = to_mode(image, self.mode)
             yield "convert", pixels, follower
             for entry, transform in zip(self.transforms, self._transforms, strict=True):
+                options: dict[str, Any] = {}
+                if isinstance(transform, StoredCrop):
+                    options["view"] = view
                 # timm's erasing, which moves no pixel
                 if follower is None or not isinstance(transform, torch.nn.Module):
-                    pixels = transform(pixels)
+                    pixels = transform(pixels, **options)
                 else:
-                    pixels, follower = transform(pixels, follower)
+                    pixels, follower = transform(pixels, follower, **options)
                 yield entry["name"], pixels, follower
         except REFUSALS as error:
             reason = str(error) or type(error).__name__
@@ -340,40 +364,6 @@ def _tensor(image: Image.Image) -> torch.Tensor:
     if pixels.ndim == 2:
         return torch.from_numpy(pixels[None])
     return torch.from_numpy(pixels.transpose(2, 0, 1))
-
-
-def _checked_size(size: Any, name: str) -> Size | None:
-    if size == _WHOLE:
-        return None
-    numbers = size
-    if isinstance(size, int):
-        numbers = (size, size)
-    if isinstance(size, str) or len(numbers) != 2 or min(numbers) < 1:
-        raise RecipeError(
-            f"recipe {brief(name)}: size is {quoted(size)}; it must be a number of pixels, [height,"
-            f" width] or {_WHOLE!r}"
-        )
-    if max(numbers) > MOST_SIDE or prod(numbers) > MOST_PIXELS:
-        raise RecipeError(
-            f"recipe {brief(name)}: size is {quoted(size)}; a side may have {MOST_SIDE} pixels, a"
-            f" view {MOST_PIXELS}"
-        )
-    return as_size(numbers)
-
-
-def _size_entry(size: Size | None) -> str | int | list[int]:
-    """Return a size as a table has it."""
-    if size is None:
-        return _WHOLE
-    if isinstance(size, int):
-        return size
-    return list(size)
-
-
-def _pixels(size: Size) -> str:
-    if isinstance(size, int):
-        return str(size)
-    return size_text(size)
 
 
 def _entries(transforms: list[Any]) -> Iterator[Any]:

@@ -21,6 +21,8 @@ from kdcache.views.bounds import bounded
 from kdcache.views.generators import ALL_GENERATORS, Generators
 from kdcache.views.letterbox import Letterbox
 from kdcache.views.random_scale import RandomScale
+from kdcache.views.stored_crop import StoredCrop
+from kdcache.views.stored_views import StoredViews
 from kdcache.views.timm_transforms import TIMM_TRANSFORMS
 
 REFUSALS = (
@@ -33,7 +35,9 @@ REFUSALS = (
     ValueError,
 )
 """What transforms raise for a parameter or an image that they cannot use."""
-NEVER_DRAW = frozenset(("CenterCrop", "Grayscale", "Pad", "Resize", "kdcache.Letterbox"))
+NEVER_DRAW = frozenset(
+    ("CenterCrop", "Grayscale", "Pad", "Resize", "kdcache.Letterbox", "kdcache.StoredCrop")
+)
 """Names of transforms that draw nothing."""
 _FORBIDDEN = {
     "Normalize": "normalisation belongs to the model (mean=..., std=... in its spec)",
@@ -63,6 +67,8 @@ class ViewForm:
     """Of the images, RGB or L."""
     size: Size | None
     """Of the views; None where they are as large as their images."""
+    views: StoredViews | None = None
+    """That are stored, if any are."""
 
 
 def build_transform(entry: Any, form: ViewForm) -> Any:
@@ -119,6 +125,8 @@ def _own_arguments(parameters: Mapping[str, inspect.Parameter], form: ViewForm) 
         arguments["image_mode"] = form.mode
     if "image_size" in parameters:
         arguments["image_size"] = min(sides(form.size or 1))
+    if "stored_views" in parameters:
+        arguments["stored_views"] = form.views
     return arguments
 
 
@@ -144,6 +152,7 @@ def _transform_classes() -> dict[str, Any]:
     classes.update(TIMM_TRANSFORMS)
     classes["kdcache.Letterbox"] = Letterbox
     classes["kdcache.RandomScale"] = RandomScale
+    classes["kdcache.StoredCrop"] = StoredCrop
     return classes
 
 

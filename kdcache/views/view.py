@@ -22,7 +22,7 @@ def trace(
     """
     seed_generators(*recipe.key, seed, index)
     steps = []
-    for name, pixels, _ in recipe.steps(image, follower):
+    for name, pixels, _ in recipe.steps(image, follower, (index, seed)):
         checksum = crc32(pixels)
         steps.append((name, checksum))
     return steps

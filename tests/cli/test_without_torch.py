@@ -36,6 +36,7 @@ for words in json.load(sys.stdin):
 DUMP = ("dump-teacher", "NEW", "--data", "digits:train", "--recipe", "digits")
 TEACHER = ("--teacher", "timm:test_resnet,pretrained=true")
 TRAIN = ("train-student", "RUN", "--data", "digits:train", "--student", "timm:test_resnet")
+IMPORT = ("--data", "digits:train", "--teacher-name", "net")
 MISTAKES: list[tuple[tuple[str, ...], str]] = [
     ((*DUMP, *TEACHER, "--codec", "topq:k=2"), "did you mean 'topk'"),
     ((*DUMP, *TEACHER, "--codec", "topk:kk=2"), "did you mean 'k'"),
@@ -90,6 +91,11 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("export-model", "tim:test_resnet", "a.pt2"), "did you mean 'timm'"),
     (("export-model", "EMPTY", "a.pt2"), "is no run"),
     (("codec-error", "none.npz", "--codec", "ful"), "did you mean 'full'"),
+    (("import", "fdk", "EMPTY", "NEW", *IMPORT), "did you mean 'fkd'"),
+    (("import", "tinyvit", "EMPTY", "NEW", *IMPORT), "seed of its own augmentation"),
+    (("import", "fkd", "/nowhere", "NEW", *IMPORT), "is not a folder"),
+    (("import", "fkd", "EMPTY", "NEW", *IMPORT, "--crops", "2:1"), "crops '2:1' are none"),
+    (("import", "fkd", "EMPTY", "NEW", *IMPORT, "--data", "dgits"), "did you mean 'digits'"),
     (("recode", FULL, "NEW", "--codec", "ful"), "did you mean 'full'"),
     (("recode", "/nowhere", "NEW", "--codec", "full"), "is not a cache"),
     (("convert", "/nowhere", "NEW", "--store", "zarr"), "is not a cache"),

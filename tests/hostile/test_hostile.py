@@ -12,8 +12,9 @@ from typing import Any
 import hostile.documents
 import hostile.fits
 import hostile.objects
+import hostile.stored_views
 import hostile.subsets
-import hostile.tar_members  # noqa: F401 # all five fill ATTACKS
+import hostile.tar_members  # noqa: F401 # all six fill ATTACKS
 import numcodecs.pickles
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from nursery import Program
 from kdcache.cache import open_cache
 from kdcache.cache.arrays import arrays_digest, publish_arrays
 from kdcache.cache.documents.manifest import SAMPLES, SOURCE
+from kdcache.cache.stored_views import read_views
 from kdcache.config.files import recorded_settings
 from kdcache.errors import KdcacheError
 from kdcache.verify.cache import verify_cache
@@ -46,6 +48,7 @@ def read_all(path: Path) -> str:
     try:
         cache = open_cache(path)
         _ = cache.codec
+        read_views(cache.storage, cache.manifest)
         for seed in cache.seeds():
             cache.commits(seed)
             cache.codec.decode(cache.read(seed, np.arange(cache.manifest.rows))).probs(1.0)

@@ -16,6 +16,7 @@ from kdcache.errors import quoted
 from kdcache.positions import Layout
 from kdcache.shapes import MOST_PIXELS, MOST_SIDE, as_size, sides
 from kdcache.targets import KINDS, gives_maps
+from kdcache.views.stored_views import BYTES_PER_VIEW
 
 MOST_CLASSES = 1 << 20
 MOST_ROWS = 1 << 32
@@ -32,6 +33,8 @@ MOST_FIT = 1 << 29
 """Bytes of the arrays of a codec's fit; those of 21,841 classes have 45 MB."""
 MOST_LIST = 1 << 30
 """Bytes of the list of a source; that of ImageNet-21k has 800 MB."""
+MOST_VIEWS = 1 << 30
+"""Bytes of stored views; 49 seeds of ImageNet have 1.07 GB."""
 MOST_RATIO = 100
 """Bytes of arrays beside the units for each byte that they take compressed, beyond the first
 `ANY_RATIO`; names of files that count on without a gap come to 40."""
@@ -80,6 +83,7 @@ _MADE_BY: dict[str, Any] = {
     "gradient_error?": Table(_ERROR, 20, key=_TEMPERATURE),
     "converted_from?": {"store": _NAME, "manifest": _NAME},
     "exported_from?": {"manifest": _NAME},
+    "imported_from?": {"format": _NAME, "crops?": Text(10_000)},
 }
 _MANIFEST: dict[str, Any] = {
     "task": re.compile("|".join(TASKS)),
@@ -118,6 +122,7 @@ _MANIFEST: dict[str, Any] = {
     "positions?": frozenset({None, dict}),
     "skip_unreadable": bool,
     "samples?": {"count": range(1, MOST_ROWS), "sha256": _HASH},
+    "views?": {"seeds": range(1, MOST_SEEDS + 1), "sha256": _HASH},
     "made_by": _MADE_BY,
 }
 _ROW = range(MOST_ROWS)
@@ -258,6 +263,8 @@ def _check_sizes(content: Content, layout: Layout) -> None:
     if "samples" in content and content["samples"]["count"] >= rows:
         count = content["samples"]["count"]
         raise ValueError(f"it is a subset of {count} samples of {rows}; it must be of fewer")
+    if "views" in content:
+        _require_most_views(content["views"]["seeds"], rows)
     num_seeds = content.get("seeds_per_unit", 1)
     num_units = -(-rows // unit_rows)
     num_chunks = unit_rows // chunk_rows * -(-width // chunk_bytes)
@@ -273,6 +280,17 @@ def _require_most(size: int, most: int, name: str) -> None:
     if size > most:
         raise ValueError(
             f"there would be {size} {name}; at most {most} are read: choose another unit_rows"
+        )
+
+
+def _require_most_views(seeds: int, rows: int) -> None:
+    """Raise a ValueError if more views are stored than a cache may keep."""
+    size = BYTES_PER_VIEW * seeds * rows
+    if size > MOST_VIEWS:
+        most_seeds = MOST_VIEWS // (BYTES_PER_VIEW * rows)
+        raise ValueError(
+            f"the views that are stored of {rows} samples under {seeds} seeds take {size} bytes; at"
+            f" most {MOST_VIEWS} are kept: {most_seeds} seeds of so many samples"
         )
 
 

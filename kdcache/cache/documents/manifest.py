@@ -40,6 +40,7 @@ from kdcache.cache.documents.parts import (
     SamplesEntry,
     SourceEntry,
     TeacherEntry,
+    ViewsEntry,
     as_json,
     read_by,
     read_fields,
@@ -48,6 +49,7 @@ from kdcache.cache.documents.positions import layout_fields, layout_of, require_
 from kdcache.errors import DamagedError, UsageError, quoted
 from kdcache.positions import Layout, One
 from kdcache.shapes import Size, as_size
+from kdcache.views.stored_views import BYTES_PER_VIEW
 
 MANIFEST = "zarr.json"
 """Its key: it stands in the attributes of the root group."""
@@ -56,6 +58,8 @@ SAMPLES = "samples"
 """Where arrays lie: a codec's fit, the numbers of a subset's samples."""
 SOURCE = "source"
 """Where the list of the source's samples lies."""
+VIEWS = "views"
+"""Where stored views lie."""
 _FREE = ("source.spec", "source.list", "teacher.spec", "made_by")
 """Fields that may differ in a cache that goes on, besides those of a recipe without effect."""
 _LAYOUT = ("sites", "positions")
@@ -101,6 +105,8 @@ class Manifest:
     """Whether samples that cannot be read were recorded as absent instead of stopping the dump."""
     samples: SamplesEntry | None = field(default=None, metadata=read_by(SamplesEntry.from_json))
     """Of a subset; None for all."""
+    views: ViewsEntry | None = field(default=None, metadata=read_by(ViewsEntry.from_json))
+    """Stored views that the recipe names; None of a recipe that names none."""
     made_by: MadeBy = field(metadata=read_by(MadeBy.from_json))
 
     @property
@@ -136,6 +142,8 @@ class Manifest:
             digests[SAMPLES] = self.samples.sha256
         if self.source.list is not None:
             digests[SOURCE] = self.source.list
+        if self.views is not None:
+            digests[VIEWS] = self.views.sha256
         return digests
 
     def most_bytes(self, root: str) -> int:
@@ -145,6 +153,9 @@ class Manifest:
             return 4 * self.num_held
         if root == SOURCE:
             return most_list_bytes(self.rows)
+        if root == VIEWS:
+            assert self.views is not None, "it names them"
+            return BYTES_PER_VIEW * self.views.seeds * self.rows
         width = self.row_width
         num_axes = min(5 * self.dtype.itemsize, width)
         size = num_axes * (4 * width + 8) + 4 * width + 64

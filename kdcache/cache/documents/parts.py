@@ -187,6 +187,26 @@ class SamplesEntry(Part):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ViewsEntry(Part):
+    """The stored views that a recipe names."""
+
+    seeds: int
+    """How many there are, from 0 on."""
+    sha256: str
+    """Digest of the arrays of boxes and flips."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportedFrom(Part):
+    """What somebody else's program wrote, that a cache was imported from."""
+
+    format: str
+    """As `kdcache import` calls it."""
+    crops: str | None = None
+    """Which of the crops of each sample became the seeds from 0 on, as `A:B`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ConvertedFrom(Part):
     """The cache of the other store that a cache was converted from."""
 
@@ -226,6 +246,9 @@ class MadeBy(Part):
     )
     exported_from: ExportedFrom | None = field(
         default=None, metadata=read_by(ExportedFrom.from_json)
+    )
+    imported_from: ImportedFrom | None = field(
+        default=None, metadata=read_by(ImportedFrom.from_json)
     )
 
     @property

@@ -1,0 +1,1 @@
+"""What other people's programs stored of their teachers, made into caches."""

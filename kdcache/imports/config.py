@@ -1,0 +1,60 @@
+"""What `import` does, checked without torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from kdcache.config.files import parse_seeds
+from kdcache.config.texts import require_text
+from kdcache.errors import CacheError, UsageError, quoted
+from kdcache.imports.registry import require_format
+from kdcache.shapes import MOST_SIDE
+from kdcache.sources import check_source
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportConfig:
+    """What `import` does."""
+
+    format: str
+    """Whose files they are."""
+    folder: str
+    """Where they are."""
+    cache: str
+    """The folder or the address of the cache that is made."""
+    data: str
+    """Spec of the images that the labels are of."""
+    teacher_name: str
+    """What the cache says of the teacher, which no file tells."""
+    crops: str | None = None
+    """`A:B`, the crops of each sample that become the seeds from 0 on; None for all of them."""
+    size: int = 224
+    """The side of a view, where no model has a wish of its own."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How a crop is resized."""
+
+    def __post_init__(self) -> None:
+        require_format(self.format)
+        require_text(self.teacher_name, "teacher_name")
+        if self.crops is not None:
+            parse_seeds(self.crops, "crops")
+        if not 1 <= self.size <= MOST_SIDE:
+            raise UsageError(f"size is {self.size}; it must be from 1 to {MOST_SIDE} pixels")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise UsageError(
+                f"interpolation is {quoted(self.interpolation)}; it must be bilinear or bicubic"
+            )
+
+
+def check_specs(config: ImportConfig) -> None:
+    """Check paths, and what the source's spec names, as far as that takes no torch.
+
+    Raises:
+        KdcacheError: one of them is unknown, or not there.
+    """
+    if not Path(config.folder).is_dir():
+        raise CacheError(
+            f"{config.folder} is not a folder; give the one whose folders of classes hold the"
+            " labels' files"
+        )
+    check_source(config.data)

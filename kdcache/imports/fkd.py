@@ -1,0 +1,84 @@
+"""The soft labels of FKD (Shen and Xing, ECCV 2022) and FerKD (Shen, ICCV 2023): a file for each
+image, which torch.save wrote.
+
+It holds a list of three: boxes `[crops, 4]` (top, left, height and width in shares of the image),
+whether each crop is flipped `[crops]`, and labels. Labels are `[crops, 2, k]`: k classes, then
+their probabilities; with k = 1 also `[crops, 2]`. Numbers are float32 or float16.
+"""
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from kdcache.errors import CacheError
+from kdcache.imports.plain_pickle import array_of
+from kdcache.imports.protocol import CropLabels
+from kdcache.imports.torch_files import read_torch_file
+from kdcache.sources import Source
+
+_PARTS = 3
+
+
+class Fkd:
+    """A folder of FKD's files, which lie as the images do: `CLASS/NAME.tar`."""
+
+    def __init__(self, folder: Path, source: Source) -> None:
+        self._folder = folder
+        self._source = source
+
+    def file(self, index: int) -> str:
+        """Return where the file of a sample is: under the image's name up to its first dot."""
+        key = PurePosixPath(self._source.key(index))
+        stem, _, _ = key.name.partition(".")
+        return str(self._folder / key.with_name(f"{stem}.tar"))
+
+    def labels(self, index: int) -> CropLabels:
+        """Return the labels of a sample, checked.
+
+        Raises:
+            FileNotFoundError: there are none of it.
+            CacheError: a file that cannot be read.
+        """
+        path = Path(self.file(index))
+        content = read_torch_file(path)
+        try:
+            labels = _labels(content)
+            labels.check(self._source.classes)
+        except ValueError as error:
+            raise CacheError(
+                f"file {path} holds {error}; is it one of FKD's, for these data?"
+            ) from error
+        return labels
+
+
+def _labels(content: Any) -> CropLabels:
+    """Return what the list of a file says.
+
+    Raises:
+        ValueError: it is no such list.
+    """
+    if not isinstance(content, list | tuple) or len(content) != _PARTS:
+        raise ValueError("no list of boxes, flips and labels")
+    boxes, flips, labels = map(array_of, content)
+    if flips.ndim != 1 or boxes.shape != (len(flips), 4) or len(labels) != len(flips):
+        raise ValueError(
+            f"boxes of shape {boxes.shape}, flips of shape {flips.shape} and labels of shape"
+            f" {labels.shape}"
+        )
+    if labels.ndim == 1:
+        raise ValueError("hard labels, one class a crop, which say nothing of the other classes")
+    if labels.ndim == 2:
+        labels = labels[..., None]
+    if labels.ndim != 3 or labels.shape[1] != 2 or not labels.size:
+        raise ValueError(f"labels of shape {labels.shape}, where [crops, 2, k] is to be")
+    numbers = labels[:, 0].astype(np.float64)
+    is_whole = np.isfinite(numbers).all() and (numbers == np.floor(numbers)).all()
+    if not is_whole or np.abs(numbers).max() > np.iinfo(np.int32).max:
+        raise ValueError("labels whose classes are no whole numbers")
+    return CropLabels(
+        boxes=boxes.astype(np.float32),
+        flips=(flips != 0).astype(np.uint8),
+        classes=numbers.astype(np.int32),
+        probabilities=labels[:, 1].astype(np.float32),
+    )

@@ -1,0 +1,33 @@
+"""The formats that can be imported, and those that cannot, with the reason."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from kdcache.config.spec import choose
+from kdcache.errors import UsageError
+from kdcache.imports.fkd import Fkd
+from kdcache.imports.protocol import Origin
+from kdcache.sources import Source
+
+FORMATS: Mapping[str, Callable[[Path, Source], Origin]] = {"fkd": Fkd}
+_REFUSED = {
+    "ml-dr": (
+        "ImageNet+ keeps operations of RandAugment, erased blocks and partners beside its crops,"
+        " which stored views cannot say yet; dump its teacher with kdcache dump-teacher"
+    ),
+    "tinyvit": (
+        "TinyViT keeps a seed of its own augmentation for each view, and what that drew is in no"
+        " file: its views cannot be rendered here; dump its teacher with kdcache dump-teacher"
+    ),
+}
+
+
+def require_format(name: str) -> None:
+    """Check that a format can be imported.
+
+    Raises:
+        UsageError: it cannot, with the reason, or is none; the nearest is suggested.
+    """
+    if name in _REFUSED:
+        raise UsageError(f"format {name}: {_REFUSED[name]}")
+    choose(name, FORMATS, "format to import")

@@ -1,0 +1,195 @@
+"""Stored views: what is rendered of them, that nothing is drawn, and what is refused."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from drawn_views import Objects, Photographs, Scenes
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import functional
+
+from kdcache.cache.arrays import arrays_digest
+from kdcache.errors import RecipeError
+from kdcache.sources import as_source
+from kdcache.views import Recipe, ViewDataset
+from kdcache.views.generators import generator_states
+from kdcache.views.stored_views import StoredViews, are_boxes, views_arrays
+
+BOXES = np.array(
+    [
+        [[0.25, 0.125, 0.5, 0.25], [0, 0, 1, 1], [0, 0, 0, 0]],
+        [[0.5, 0.5, 0.5, 0.5], [0.1, 0.2, 0.3, 0.4], [0.2, 0, 0.1, 0.9]],
+    ],
+    np.float32,
+)
+FLIPS = np.array([[0, 1, 0], [1, 0, 1]], np.uint8)
+
+
+def stored(boxes: np.ndarray = BOXES, flips: np.ndarray = FLIPS) -> StoredViews:
+    arrays = views_arrays(boxes, flips)
+    return StoredViews.from_arrays(arrays, arrays_digest(arrays))
+
+
+def table(views: StoredViews, **options: Any) -> dict[str, Any]:
+    crop = {"name": "kdcache.StoredCrop", "size": "input", "views": views.digest, **options}
+    return {"size": 16, "transforms": [crop]}
+
+
+def recipe(views: StoredViews | None = None, **options: Any) -> Recipe:
+    views = views or stored()
+    return Recipe("theirs", table(views, **options), views=views)
+
+
+def dataset(data: Any, views: StoredViews | None = None, *, size: int = 16) -> ViewDataset:
+    return ViewDataset(as_source(data), recipe(views), np.array([2, 0, 1]), sizes=[size])
+
+
+def torchvisions(image: Image.Image, box: np.ndarray, *, flip: bool, size: int) -> Tensor:
+    """Return what a program gives that calls torchvision with a box in shares, as FKD's does."""
+    top, left, height, width = box.tolist()
+    high = image.height
+    wide = image.width
+    crop = functional.resized_crop(
+        image, top * high, left * wide, height * high, width * wide, [size, size]
+    )
+    if flip:
+        crop = functional.hflip(crop)
+    return functional.pil_to_tensor(crop)
+
+
+@pytest.mark.parametrize("size", [16, 24])
+def test_a_view_is_the_box_and_the_flip_that_are_stored(size: int) -> None:
+    views = dataset(Photographs(), size=size)
+    for row, seed in ((1, 0), (2, 0), (0, 1), (1, 1), (2, 1)):
+        index = views.order[row]
+        image, _ = Photographs()[index]
+        expected = torchvisions(image, BOXES[seed, index], flip=bool(FLIPS[seed, index]), size=size)
+        assert torch.equal(views.batch([(row, seed)]).views[0][0], expected)
+
+
+def test_nothing_is_drawn() -> None:
+    assert not recipe().generators
+    before = generator_states()
+    dataset(Photographs()).batch([(1, 0)])
+    [*recipe().steps(Photographs()[0][0], None, (0, 0))]
+    assert generator_states() == before
+
+
+def test_the_trace_ends_with_the_view() -> None:
+    names = [name for name, _ in dataset(Photographs()).trace(1, 0)]
+    assert names == ["decode", "convert", "kdcache.StoredCrop"]
+
+
+class Levels(Scenes):
+    """Whose mask says the level of each pixel, from 0 to 2."""
+
+    task = "segmentation"
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
+        image, _ = super().__getitem__(index)
+        red = np.asarray(image)[..., 0] // 86
+        return image, Image.fromarray(red.astype(np.uint8))
+
+
+def test_a_mask_goes_where_its_image_goes() -> None:
+    boxes = np.tile(np.array([0.25, 0.25, 0.25, 0.25], np.float32), (1, 3, 1))
+    views = stored(boxes, np.ones((1, 3), np.uint8))
+    whole = dataset(Levels(), views, size=16)
+    batch = whole.batch([(1, 0)])
+    _, mask = Levels()[0]
+    box = (18, 16, 36, 32)
+    expected = mask.crop(box).resize((16, 16), Image.Resampling.NEAREST)
+    flipped = np.asarray(expected)[:, ::-1]
+    assert (batch.labels.first[0].numpy() == flipped).mean() > 0.8
+
+
+def test_boxes_go_where_their_image_goes() -> None:
+    boxes = np.tile(np.array([0, 0, 1, 0.5], np.float32), (1, 3, 1))
+    views = stored(boxes, np.ones((1, 3), np.uint8))
+    moved = dataset(Objects(), views, size=36).batch([(1, 0)]).labels
+    # of 64x72 the left half, turned: 4 and 36 of 36 columns become 0 and 32, 5 and 50 of 64 rows
+    assert moved.objects is not None
+    assert moved.objects.boxes[0, 0].tolist() == pytest.approx(
+        [0, 5 * 36 / 64, 32, 50 * 36 / 64], abs=0.1
+    )
+
+
+def test_the_fingerprint_covers_the_stored_views() -> None:
+    other = BOXES.copy()
+    other[1, 1, 0] = 0.125
+    assert recipe().fingerprint == recipe().fingerprint
+    assert recipe(stored(other)).fingerprint != recipe().fingerprint
+    assert recipe(interpolation="bicubic").fingerprint != recipe().fingerprint
+
+
+def test_a_recipe_goes_to_a_manifest_and_back() -> None:
+    views = stored()
+    there = recipe(views)
+    back = Recipe.from_dict(there.to_dict(), views)
+    assert back.fingerprint == there.fingerprint
+    assert back.at(8).fingerprint == there.fingerprint
+
+
+@pytest.mark.parametrize("views", [None, stored(flips=1 - FLIPS)])
+def test_a_recipe_without_its_views_is_refused(views: StoredViews | None) -> None:
+    with pytest.raises(RecipeError, match=r"StoredCrop: its views are kept in the cache"):
+        Recipe("theirs", table(stored()), views=views)
+
+
+def test_an_image_alone_says_neither_sample_nor_seed() -> None:
+    with pytest.raises(RecipeError, match="render it by a ViewDataset"):
+        recipe()(Photographs()[0][0])
+
+
+def test_a_view_that_is_not_stored_is_told() -> None:
+    with pytest.raises(RecipeError, match=r"sample 2 \(.*no view is stored under seed 0"):
+        dataset(Photographs()).batch([(0, 0)])
+    with pytest.raises(RecipeError, match=r"no views are stored under seed 2; .* seeds 0 to 1"):
+        dataset(Photographs()).batch([(0, 2)])
+
+
+def test_a_box_without_a_pixel_is_told() -> None:
+    boxes = BOXES.copy()
+    boxes[0, 0] = [0.5, 0.5, 1e-4, 0.5]
+    with pytest.raises(RecipeError, match="has no pixel of an image of 64x72"):
+        dataset(Photographs(), stored(boxes)).batch([(1, 0)])
+
+
+def test_which_views_are_there() -> None:
+    assert stored().are_there(0).tolist() == [True, True, False]
+    assert stored().are_there(1).all()
+
+
+def changed(place: int, value: float) -> np.ndarray:
+    boxes = BOXES.copy()
+    boxes[0, 0, place] = value
+    return boxes
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [changed(0, np.nan), changed(3, np.inf), changed(0, -0.1), changed(2, 0.9), changed(2, 0)],
+)
+def test_a_box_lies_in_its_image(boxes: np.ndarray) -> None:
+    assert not are_boxes(boxes)[0, 0]
+    with pytest.raises(ValueError, match="a box that does not lie in its image"):
+        stored(boxes)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"boxes": BOXES},
+        {"boxes": BOXES, "flips": FLIPS, "more": FLIPS},
+        {"boxes": BOXES.astype("<f2"), "flips": FLIPS},
+        {"boxes": BOXES[:, :2], "flips": FLIPS},
+        {"boxes": BOXES, "flips": 2 * FLIPS},
+        {"boxes": BOXES, "flips": FLIPS.astype("<f4")},
+        {"boxes": BOXES[0], "flips": FLIPS[0]},
+    ],
+)
+def test_other_arrays_are_no_views(arrays: dict[str, np.ndarray]) -> None:
+    with pytest.raises(ValueError, match="flips"):
+        StoredViews.from_arrays(arrays, "0" * 64)
