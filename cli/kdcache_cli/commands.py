@@ -37,22 +37,9 @@ def main() -> None:
 
 
 for command in (
-    *(dump_teacher, train_student, evaluate, predict, export_model),
-    *(
-        info,
-        verify,
-        gc,
-        merge,
-        export,
-        convert,
-        push,
-        pull,
-        codec_error,
-        recode,
-        show,
-        report,
-        import_labels,
-    ),
+    *(dump_teacher, train_student, evaluate, report, predict, export_model),
+    *(info, show, verify, codec_error),
+    *(recode, convert, export, merge, import_labels, push, pull, gc),
 ):
     main.add_command(command)
 
