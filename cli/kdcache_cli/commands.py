@@ -10,6 +10,7 @@ from kdcache_cli.export_model import export_model
 from kdcache_cli.group import Group
 from kdcache_cli.hub import pull, push
 from kdcache_cli.info import info
+from kdcache_cli.init import init
 from kdcache_cli.options import JSON
 from kdcache_cli.predict import predict
 from kdcache_cli.recode import recode
@@ -28,7 +29,7 @@ def main() -> None:
 
 
 for command in (
-    *(dump_teacher, train_student, evaluate, predict, export_model),
+    *(init, dump_teacher, train_student, evaluate, predict, export_model),
     *(info, verify, gc, merge, export, convert, push, pull, codec_error, recode, show),
 ):
     main.add_command(command)
