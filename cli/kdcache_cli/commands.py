@@ -11,6 +11,7 @@ from kdcache_cli.group import Group
 from kdcache_cli.hub import pull, push
 from kdcache_cli.import_labels import import_labels
 from kdcache_cli.info import info
+from kdcache_cli.init import init
 from kdcache_cli.options import JSON
 from kdcache_cli.predict import predict
 from kdcache_cli.recode import recode
@@ -22,7 +23,7 @@ from kdcache_cli.verify import gc, verify
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 SECTIONS = {
-    "Start": ["quickstart"],
+    "Start": ["quickstart", "init"],
     "Teacher to cache to student": ["dump-teacher", "train-student"],
     "Trained models": ["evaluate", "report", "predict", "export-model"],
     "Look at a cache": ["info", "show", "verify", "codec-error"],
@@ -37,7 +38,7 @@ def main() -> None:
 
 
 for command in (
-    *(dump_teacher, train_student, evaluate, report, predict, export_model),
+    *(init, dump_teacher, train_student, evaluate, report, predict, export_model),
     *(info, show, verify, codec_error),
     *(recode, convert, export, merge, import_labels, push, pull, gc),
 ):

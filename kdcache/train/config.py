@@ -60,6 +60,9 @@ class TrainConfig(LoaderConfig):
     signal stops the run, anyway."""
     tensorboard: bool = False
     """Whether metrics also go to RUN/tensorboard."""
+    on_metrics: str | None = None
+    """A function of yours, `module:function,key=value`, that gives what is called with each line of
+    metrics."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)

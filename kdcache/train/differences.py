@@ -9,11 +9,13 @@ from kdcache.config.spec import Spec, normal_spec
 from kdcache.losses import open_loss
 from kdcache.models.registry import FAMILIES
 from kdcache.train.config import TrainConfig
+from kdcache.train.optim import has_same_rates
 from kdcache.views import load_recipe
 
 _HOW = (
     "log_steps",
     "checkpoint_minutes",
+    "on_metrics",
     "tensorboard",
     "slab_dir",
     "slab_limit",
@@ -38,6 +40,14 @@ def differing_settings(
     """Return the two values of each setting that means something else in `others` than in
     `settings`, but for those that are `free` to differ, by dotted key."""
     return differing_values(settings, others, free=free, meanings=_MEANINGS)
+
+
+def may_extend(old: TrainConfig, new: TrainConfig) -> bool:
+    """Return whether `new` asks for more epochs, and the rates of those before are the same: the
+    run is then what it would be if it had been begun with so many."""
+    if new.epochs <= old.epochs or new.schedule != old.schedule:
+        return False
+    return has_same_rates(old.schedule, old.epochs, new.epochs)
 
 
 def _meant_caches(caches: str | tuple[str, ...]) -> list[Spec]:

@@ -1,15 +1,23 @@
 """The metrics of a run: lines of numbers, in a file and for TensorBoard."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from kdcache.config.spec import parse_spec
+from kdcache.config.user_functions import load_function
 from kdcache.errors import KdcacheError
 from kdcache.runtime.console import say
+from kdcache.runtime.image_items import described
+from kdcache.runtime.user_code import user_code
 from kdcache.runtime.wording import named
 from kdcache.train.checkpoint import replace_file, what_is_kept
 from kdcache.train.metrics_reading import parsed_metrics
+
+OnMetrics = Callable[[dict[str, Any]], object]
+"""Is called with each line of metrics: `run`, `kind` (`step` or `epoch`), `step`, `epoch`, and the
+numbers by name."""
 
 
 @runtime_checkable
@@ -60,6 +68,52 @@ class BoardMetrics:
             if isinstance(value, int | float) and name not in ("step", "epoch"):
                 self._writer.add_scalar(f"{line['kind']}/{name}", value, line["step"])
         self._writer.flush()
+
+
+class CalledMetrics:
+    """Lines that are given to functions of the user's, besides another place."""
+
+    def __init__(self, functions: Sequence[OnMetrics], run: str, *, others: Metrics) -> None:
+        """Take the functions.
+
+        Args:
+            functions: each is called with a dictionary: the line, and `run`.
+            run: folder of the run.
+            others: where lines go first.
+        """
+        self._functions = functions
+        self._run = run
+        self._others = others
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Call the functions.
+
+        Raises:
+            KdcacheError: one of them raises something.
+        """
+        self._others.write(line)
+        for function in self._functions:
+            way_out = f"mend it; {what_is_kept(Path(self._run))}"
+            with user_code("on_metrics", KdcacheError, way_out=way_out):
+                function({"run": self._run, **line})
+
+
+def metrics_function(text: str) -> OnMetrics:
+    """Return what the user's function gives that a spec names.
+
+    Raises:
+        UsageError: there is no such function, or it takes no such options.
+        KdcacheError: it raises something, or gives nothing that can be called.
+    """
+    spec = parse_spec(text)
+    function = load_function(spec, "on_metrics", (), error=KdcacheError)
+    if not callable(function):
+        raise KdcacheError(
+            f"on_metrics {text} gives {described(function)}; it must give a function that is called"
+            " with each line of metrics"
+        )
+    called: OnMetrics = function
+    return called
 
 
 class MetricsFile:

@@ -174,6 +174,29 @@ def make_schedule(
     return schedule
 
 
+def has_same_rates(config: ScheduleConfig, epochs: int, more_epochs: int) -> bool:
+    """Return whether a schedule of more epochs gives the rates of that of fewer, as long as these
+    last: the rates of some schedules depend on where the end is.
+
+    Raises:
+        UsageError: an unknown schedule (the nearest is suggested) or argument.
+    """
+    return _rates(config, epochs, of=epochs) == _rates(config, more_epochs, of=epochs)
+
+
+def _rates(config: ScheduleConfig, epochs: int, *, of: int) -> list[float]:
+    """Return the rates at some steps of each of the first epochs, of an optimiser whose rate is
+    1."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = make_schedule(optimizer, config, epochs=epochs, steps_per_epoch=_COMPARED_STEPS)
+    rates = []
+    with _one_line_errors("schedule", config.name):
+        for step in range(of * _COMPARED_STEPS):
+            schedule.step_update(step)
+            rates.append(optimizer.param_groups[0]["lr"])
+    return rates
+
+
 @contextmanager
 def _one_line_errors(what: str, name: str) -> Iterator[None]:
     """Run timm's code on settings of the user: whatever it raises is a UsageError."""
@@ -185,6 +208,8 @@ def _one_line_errors(what: str, name: str) -> Iterator[None]:
 
 
 _TRIED_EPOCHS = 1000
+_COMPARED_STEPS = 4
+"""Of an epoch."""
 
 
 class _Constant:

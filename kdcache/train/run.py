@@ -28,7 +28,15 @@ from kdcache.train.checkpoint import replace_file
 from kdcache.train.config import TrainConfig
 from kdcache.train.data import TrainingData
 from kdcache.train.keeper import Keeper, check_best, save_weights
-from kdcache.train.metrics_log import BoardMetrics, Metrics, MetricsFile, NoMetrics
+from kdcache.train.metrics_log import (
+    BoardMetrics,
+    CalledMetrics,
+    Metrics,
+    MetricsFile,
+    NoMetrics,
+    OnMetrics,
+    metrics_function,
+)
 from kdcache.train.metrics_reading import read_metrics
 from kdcache.train.one_pass import require_one_pass
 from kdcache.train.outlook import Outlook
@@ -41,13 +49,19 @@ from kdcache.train.trainer import Trainer
 __all__ = ["TrainConfig", "Trainer", "train_student", "train_students"]
 
 
-def train_student(config: TrainConfig) -> dict[str, Any]:
+def train_student(config: TrainConfig, *, on_metrics: OnMetrics | None = None) -> dict[str, Any]:
     """Train as configured and return the run's result; run again, it goes on from the last
     checkpoint.
 
     Under torchrun every process calls it. The run's folder holds `config.toml`, `metrics.jsonl`,
     `last.pt`, `best.safetensors` if there is evaluation data, and at the end `student.safetensors`,
     `ema.safetensors` if there is an average, and `result.json`.
+
+    Args:
+        config: of the run.
+        on_metrics: is called with each line of metrics, a dictionary: `run`, `kind` (`step` or
+            `epoch`), `step`, `epoch`, and the numbers by name. Of several processes the first calls
+            it.
 
     Returns:
         `run`, `epochs`, `steps`, the last `top1`, `top5` and `eval_loss` on the evaluation data (if
@@ -62,10 +76,12 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
             cache.
         KdcacheError: bad input, missing or damaged units, a loss that is not finite.
     """
-    return train_students([config])[0]
+    return train_students([config], on_metrics=on_metrics)[0]
 
 
-def train_students(configs: Sequence[TrainConfig]) -> list[dict[str, Any]]:
+def train_students(
+    configs: Sequence[TrainConfig], *, on_metrics: OnMetrics | None = None
+) -> list[dict[str, Any]]:
     """Train students side by side over the same views, and return the result of each run; run
     again, all go on from their last checkpoints.
 
@@ -78,6 +94,7 @@ def train_students(configs: Sequence[TrainConfig]) -> list[dict[str, Any]]:
             all: data, caches, seeds, `batch_size`, `order_seed` and so on. Models (but for
             classification of one input size), losses, run seeds, optimisers and schedules are
             their own.
+        on_metrics: see `train_student`; `run` tells whose a line is.
 
     Returns:
         Of each run what `train_student` returns.
@@ -102,11 +119,13 @@ def train_students(configs: Sequence[TrainConfig]) -> list[dict[str, Any]]:
             else:
                 results[config.run] = result
         if open_configs:
-            results |= _train(open_configs, stack)
+            results |= _train(open_configs, stack, on_metrics)
         return [results[config.run] for config in configs]
 
 
-def _train(configs: Sequence[TrainConfig], stack: ExitStack) -> dict[str, dict[str, Any]]:
+def _train(
+    configs: Sequence[TrainConfig], stack: ExitStack, on_metrics: OnMetrics | None
+) -> dict[str, dict[str, Any]]:
     """Train what is left of some runs, and return their results by folder; the stack closes what
     was opened."""
     for config in configs:
@@ -120,7 +139,9 @@ def _train(configs: Sequence[TrainConfig], stack: ExitStack) -> dict[str, dict[s
         on_main(partial(stack.enter_context, folder))
     outlook = Outlook()
     is_alone = len(configs) == 1
-    kept_runs = [_opened(trainer, outlook, is_alone=is_alone) for trainer in trainers]
+    kept_runs = []
+    for trainer in trainers:
+        kept_runs.append(_opened(trainer, outlook, on_metrics, is_alone=is_alone))
     with heeding(partial(_keep, kept_runs)):
         train_epochs([kept.run for kept in kept_runs], outlook)
     results = {}
@@ -147,7 +168,9 @@ class _KeptRun:
         return self.run.trainer
 
 
-def _opened(trainer: Trainer, outlook: Outlook, *, is_alone: bool) -> _KeptRun:
+def _opened(
+    trainer: Trainer, outlook: Outlook, on_metrics: OnMetrics | None, *, is_alone: bool
+) -> _KeptRun:
     """Return a run that goes on from its last checkpoint, if it has one, and tells how long the
     rest takes."""
     config = trainer.config
@@ -161,7 +184,7 @@ def _opened(trainer: Trainer, outlook: Outlook, *, is_alone: bool) -> _KeptRun:
         kept_step = checkpoint["step"]
     metrics: Metrics = NoMetrics()
     if is_main():
-        metrics = _start(folder, config, trainer)
+        metrics = _start(folder, config, trainer, on_metrics)
     keeper = Keeper(folder, config.checkpoint_minutes, trainer, best, kept_step=kept_step)
 
     def after_epoch(line: Mapping[str, Any]) -> None:
@@ -204,15 +227,26 @@ def _raise_failures(kept_runs: Sequence[_KeptRun]) -> None:
         raise KdcacheError(f"{count}; {'; '.join(failures)}")
 
 
-def _start(run: Path, config: TrainConfig, trainer: Trainer) -> Metrics:
+def _start(
+    run: Path, config: TrainConfig, trainer: Trainer, on_metrics: OnMetrics | None
+) -> Metrics:
     """Write the run's configuration, and return where its metrics go. With both files there the
     folder is that of a run."""
-    metrics = MetricsFile(run / METRICS_FILE, step=trainer.step, epochs=trainer.epochs_scored)
+    functions = []
+    if config.on_metrics is not None:
+        functions.append(metrics_function(config.on_metrics))
+    if on_metrics is not None:
+        functions.append(on_metrics)
+    metrics: Metrics = MetricsFile(
+        run / METRICS_FILE, step=trainer.step, epochs=trainer.epochs_scored
+    )
     text = path_bytes(dump_config(config, COMMAND))
     replace_file(run / CONFIG_FILE, lambda file: file.write(text))
-    if not config.tensorboard:
-        return metrics
-    return BoardMetrics(run / "tensorboard", step=trainer.step, others=metrics)
+    if config.tensorboard:
+        metrics = BoardMetrics(run / "tensorboard", step=trainer.step, others=metrics)
+    if functions:
+        metrics = CalledMetrics(functions, config.run, others=metrics)
+    return metrics
 
 
 def _end(kept: _KeptRun) -> dict[str, Any]:

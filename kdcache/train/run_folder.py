@@ -11,7 +11,7 @@ from kdcache.runtime.console import say
 from kdcache.runtime.contrast import joined
 from kdcache.train.checkpoint import held_folder, load_checkpoint, make_folder, path_before
 from kdcache.train.config import TrainConfig
-from kdcache.train.differences import FREE, PLACES, settings_differences
+from kdcache.train.differences import FREE, PLACES, may_extend, settings_differences
 from kdcache.train.metrics_reading import read_metrics, read_result
 from kdcache.train.preflight import require_writable
 from kdcache.train.run_files import (
@@ -33,7 +33,7 @@ def finished_result(run: Path, config: TrainConfig) -> dict[str, Any] | None:
     nothing to open then."""
     if not (run / RESULT_FILE).exists() or not _is_run(run):
         return None
-    if _differences(run, config, free=FREE):
+    if settings_differences(_saved_config(run), config, free=FREE):
         return None
     result = read_result(run / RESULT_FILE)
     if result is None:
@@ -66,10 +66,15 @@ def check_folder(run: Path, config: TrainConfig) -> None:
     """
     require_writable(run, "run")
     if _is_run(run):
-        if lines := _differences(run, config, free=FREE + PLACES):
+        saved_config = _saved_config(run)
+        free: tuple[str, ...] = FREE + PLACES
+        if may_extend(saved_config, config):
+            free += ("epochs",)
+            say(f"note: run {run} is extended from {saved_config.epochs} to {config.epochs} epochs")
+        if lines := settings_differences(saved_config, config, free=free):
             raise MismatchError(
                 f"run {run} was started otherwise ({joined(lines)}); choose a new folder, or the"
-                " same settings"
+                f" same settings{_advice_on_epochs(saved_config, config)}"
             )
     elif run.exists() and (not run.is_dir() or _holds_other_files(run)):
         raise UsageError(f"run {run} is not empty and not a run; choose a new folder")
@@ -93,17 +98,30 @@ def _holds_other_files(run: Path) -> bool:
     return False
 
 
-def _differences(run: Path, config: TrainConfig, *, free: tuple[str, ...]) -> list[str]:
-    """Return how the settings in the run's folder differ from `config`."""
+def _saved_config(run: Path) -> TrainConfig:
+    """Return the settings in the run's folder.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
     file = str(run / CONFIG_FILE)
     try:
-        saved_config = load_config(TrainConfig, COMMAND, file=file, flags={}, is_ours=True)
+        return load_config(TrainConfig, COMMAND, file=file, flags={}, is_ours=True)
     except UsageError as error:
         raise UsageError(
             f"run {run}: its own {CONFIG_FILE} is damaged ({error}); restore it from a copy, or"
             " choose a new folder"
         ) from error
-    return settings_differences(saved_config, config, free=free)
+
+
+def _advice_on_epochs(saved_config: TrainConfig, config: TrainConfig) -> str:
+    """Return why a run is not extended, if only that was wanted."""
+    if config.epochs <= saved_config.epochs or config.schedule != saved_config.schedule:
+        return ""
+    return (
+        f"; the rates of schedule {config.schedule.name} depend on the number of epochs: those of"
+        " step, multistep and none do not"
+    )
 
 
 @contextmanager
@@ -133,7 +151,10 @@ def last_checkpoint(run: Path, config: TrainConfig) -> dict[str, Any] | None:
         saved_config = parse_config(TrainConfig, COMMAND, text)
     except UsageError:  # of another version, which had other settings
         return checkpoint
-    if lines := settings_differences(saved_config, config, free=FREE + PLACES):
+    free: tuple[str, ...] = FREE + PLACES
+    if may_extend(saved_config, config):
+        free += ("epochs",)
+    if lines := settings_differences(saved_config, config, free=free):
         raise MismatchError(
             f"checkpoint {path} is that of another run ({joined(lines)}); restore this"
             " run's own from a copy, or choose a new folder"

@@ -6,6 +6,9 @@ from pathlib import Path
 from kdcache.cache import open_cache
 from kdcache.cache.storage.protocol import is_address
 from kdcache.config.files import parse_seeds
+from kdcache.config.spec import parse_spec
+from kdcache.config.user_functions import require_module
+from kdcache.errors import KdcacheError
 from kdcache.loader.cache_specs import parse_cache
 from kdcache.models.specs import check_model
 from kdcache.sources import check_source
@@ -35,6 +38,8 @@ def check_specs(configs: Sequence[TrainConfig]) -> None:
         # one in a bucket takes long to ask, and one that is waited for may not be there yet
         if not is_address(path) and not is_waiting:
             open_cache(path)
+    for text in _named((config.on_metrics,) for config in configs):
+        require_module(parse_spec(text), "on_metrics", (), error=KdcacheError)
     for data in _named((config.data, config.eval_data) for config in configs):
         check_source(data)
 

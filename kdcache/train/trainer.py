@@ -309,6 +309,9 @@ class Trainer:
         self.epoch_step = state["epoch_step"]
         self.unscored = state.get("unscored")
         self._saved = {name: state[name] for name in _PLACE if name in state}
+        if not self.config.caches and self.config.seeds is None:
+            # each epoch has one of its own; there are more if the run is extended
+            self._saved["seeds"] = list(self.loader.replay.seeds)
 
     def _require_begun_alike(self, saved: Mapping[str, Any]) -> None:
         """Raise a MismatchError if the student has begun its epoch with other rows than the loader

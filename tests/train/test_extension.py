@@ -1,0 +1,75 @@
+"""A run that is extended is the one that was begun with more epochs, where the schedule allows
+it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import DIGITS, MLP, dump, losses, train
+from safetensors.torch import load_file
+
+from kdcache.errors import MismatchError
+from kdcache.train.optim import ScheduleConfig, has_same_rates
+
+STEP = ScheduleConfig(name="step", decay_epochs=1, decay_rate=0.5)
+SETTINGS: dict[str, Any] = {
+    "student": f"{MLP},dropout=0.3",
+    "schedule": STEP,
+    "eval_data": DIGITS,
+}
+
+
+def weights(run: Path) -> torch.Tensor:
+    state = load_file(run / "student.safetensors")
+    return torch.cat([state[name].flatten() for name in sorted(state)])
+
+
+@pytest.mark.parametrize("has_cache", [True, False])
+def test_an_extended_run_is_the_longer_one(
+    tmp_path: Path, has_cache: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {**SETTINGS, "recipe": "digits", "loss": "ce"}
+    if has_cache:
+        dump(tmp_path / "cache")
+        settings = {**SETTINGS, "cache": str(tmp_path / "cache")}
+    train(tmp_path / "long", epochs=5, **settings)
+    train(tmp_path / "run", epochs=2, **settings)
+    before = weights(tmp_path / "run")
+    capsys.readouterr()
+    result = train(tmp_path / "run", epochs=5, **settings)
+    assert "is extended from 2 to 5 epochs" in capsys.readouterr().err
+    assert result["epochs"] == 5
+    assert losses(tmp_path / "run") == losses(tmp_path / "long")
+    assert torch.equal(weights(tmp_path / "run"), weights(tmp_path / "long"))
+    assert not torch.equal(weights(tmp_path / "run"), before)
+
+
+def test_a_schedule_that_knows_the_end_is_not_extended(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "recipe": "digits", "loss": "ce", "schedule": ScheduleConfig()}
+    train(tmp_path / "run", epochs=1, **settings)
+    with pytest.raises(MismatchError, match=r"epochs: 1 there, 2 now.*rates of schedule cosine"):
+        train(tmp_path / "run", epochs=2, **settings)
+
+
+def test_no_run_is_shortened_or_extended_with_another_change(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "recipe": "digits", "loss": "ce"}
+    train(tmp_path / "run", epochs=2, **settings)
+    with pytest.raises(MismatchError, match="epochs: 2 there, 1 now"):
+        train(tmp_path / "run", epochs=1, **settings)
+    with pytest.raises(MismatchError, match="run_seed: 0 there, 1 now"):
+        train(tmp_path / "run", epochs=3, run_seed=1, **settings)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "is_same"),
+    [
+        (ScheduleConfig(name="none"), True),
+        (ScheduleConfig(name="step", decay_epochs=3, warmup_epochs=2), True),
+        (ScheduleConfig(name="multistep", decay_milestones=(2, 4)), True),
+        (ScheduleConfig(name="cosine"), False),
+        (ScheduleConfig(name="poly"), False),
+    ],
+)
+def test_which_schedules_know_the_end(schedule: ScheduleConfig, is_same: bool) -> None:
+    assert has_same_rates(schedule, 6, 12) is is_same
