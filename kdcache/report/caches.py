@@ -10,6 +10,7 @@ from kdcache.cache.prefetch import fetched
 from kdcache.cache.storage.protocol import is_address
 from kdcache.errors import KdcacheError
 from kdcache.loader.cache_specs import parse_cache
+from kdcache.positions import Layout, One
 from kdcache.report.runs import Run
 from kdcache.runtime.wording import counted, human_bytes, percent_done, ranges
 from kdcache.tools.info import MOST_READ, describe
@@ -62,7 +63,7 @@ def cache_facts(path: str) -> CacheFacts:
     ]
     if description["absent"]:
         facts.append(("absent", f"{counted(description['absent'], 'view')} could not be read"))
-    facts += _statistics_facts(statistics, manifest.task)
+    facts += _statistics_facts(statistics, manifest.layout)
     return CacheFacts(path=path, facts=facts, statistics=statistics)
 
 
@@ -88,12 +89,14 @@ def _statistics(cache: Cache) -> dict[str, float]:
     return mean_statistics(parts)
 
 
-def _statistics_facts(statistics: dict[str, float], task: str) -> list[tuple[str, str]]:
+def _statistics_facts(statistics: dict[str, float], layout: Layout) -> list[tuple[str, str]]:
     facts: list[tuple[str, str]] = []
     if "confidence" in statistics:
         facts.append(("teacher's confidence", f"{100 * statistics['confidence']:.1f} % on average"))
     if "accuracy" in statistics:
-        places = "views" if task == "classification" else "places with a label"
+        places = "places with a label"
+        if isinstance(layout, One):
+            places = "views"
         facts.append(("teacher's accuracy", f"{statistics['accuracy']:.2f} % of the {places}"))
     if "std" in statistics:
         facts.append(("spread of its logits", f"{statistics['std']:.2f}, the deviation in a row"))

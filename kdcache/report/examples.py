@@ -17,6 +17,7 @@ from kdcache.cache.source import local_images, views_of
 from kdcache.codec_error.plot import require_matplotlib
 from kdcache.errors import KdcacheError
 from kdcache.models.model import open_model
+from kdcache.positions import One
 from kdcache.report.caches import cache_paths
 from kdcache.report.estimates import Estimate, estimate
 from kdcache.report.groups import Group
@@ -25,8 +26,6 @@ from kdcache.shapes import Rows
 from kdcache.tools.evaluate_config import EvaluateConfig, model_of
 from kdcache.tools.show import Student, class_names, draw_view, first_of_teacher
 
-_CLASSIFICATION = "classification"
-_SEGMENTATION = "segmentation"
 _NUM_LOOKED_AT = 96
 """Views among which those are looked for in which teacher and students disagree."""
 _NUM_OF_TEACHER = 4096
@@ -91,7 +90,7 @@ def looked_at(groups: Sequence[Group], compute: ComputeConfig) -> Views:
         data = group.config.data
         try:
             cache = open_cache(paths[0])
-            if cache.manifest.task == _CLASSIFICATION:
+            if isinstance(cache.manifest.layout, One):
                 return _Classified(cache, data, groups, Compute(compute)).views()
             return _drawn(cache, data, groups, Compute(compute))
         except KdcacheError as error:
@@ -107,7 +106,7 @@ def _drawn(cache: Cache, data: str | None, groups: Sequence[Group], compute: Com
     students: list[Student] = []
     problems: list[str] = []
     caption = f"The first views of seed {seed} in the cache's order, which is random: what is right"
-    if cache.manifest.task == _SEGMENTATION:
+    if cache.manifest.layout.maps:
         students, problems = _map_students(cache, data, groups, compute)
         caption += ", and what the teacher and the best of each line's first finished run say."
     else:
