@@ -173,9 +173,9 @@ def _subtitle(groups: Sequence[Group]) -> str:
     return " \u00b7 ".join(texts)
 
 
-def _verdict(groups: Sequence[Group], reference: Group) -> list[tuple[str, bool]]:
+def _verdict(groups: Sequence[Group], reference: Group) -> list[tuple[str, str]]:
     """Return in pieces of a sentence which group scores highest, and by how much; each piece with
-    whether it is the name of a group."""
+    what it is: a `name`, a `number` or nothing."""
     score = leading_score(groups)
     means: dict[str, Estimate] = {}
     if score is not None:
@@ -187,23 +187,24 @@ def _verdict(groups: Sequence[Group], reference: Group) -> list[tuple[str, bool]
         return []
     best = max((group for group in groups if group.name in means), key=lambda g: means[g.name].mean)
     mean = means[best.name]
-    text = f" scores highest: {title_of(score)} {_unbroken(with_error(mean))}\u00a0% in the last"
-    pieces = [(best.name, True), (f"{text} epoch, over {counted(mean.count, 'run')}.", False)]
+    pieces = [
+        (best.name, "name"),
+        (f" scores highest: {title_of(score)} ", ""),
+        (f"{with_error(mean)} %", "number"),
+        (f" in the last epoch, over {counted(mean.count, 'run')}.", ""),
+    ]
     difference = paired_difference(best.values(score), reference.values(score))
     if best is reference or difference is None:
         return pieces
     pairs = counted(difference.estimate.count, "pair")
-    pieces += [
-        (f" That is {_unbroken(signed(difference))} points against ", False),
-        (reference.name, True),
-        (f", higher in {difference.num_higher} of {pairs} with the same run seed.", False),
+    return [
+        *pieces,
+        (" That is ", ""),
+        (signed(difference), "number"),
+        (" points against ", ""),
+        (reference.name, "name"),
+        (f", higher in {difference.num_higher} of {pairs} with the same run seed.", ""),
     ]
-    return pieces
-
-
-def _unbroken(text: str) -> str:
-    """Return a text that stays on one line."""
-    return text.replace(" ", "\u00a0")
 
 
 def _views(looks: _Looks) -> Section:

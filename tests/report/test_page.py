@@ -98,6 +98,15 @@ def test_curves_have_what_the_metrics_say(compared: tuple[Page, dict[str, Any]])
     assert "intra, epoch 2: 2.0000" in page.text and "inter, epoch 3: 1.0000" in page.text
 
 
+def test_a_sentence_says_which_line_scores_highest(compared: tuple[Page, dict[str, Any]]) -> None:
+    page, _ = compared
+    assert (
+        "dist:tau=4 scores highest: top-1 84.17 ± 0.44 % in the last epoch, over 3 runs. That is"
+        " +3.17 ± 0.44 points against ce, higher in 3 of 3 pairs with the same run seed."
+    ) in "".join(page.texts)
+    assert "\\x" not in page.text, "no escape in the page's own words"
+
+
 def test_the_page_is_whole_and_alone(compared: tuple[Page, dict[str, Any]]) -> None:
     page, _ = compared
     assert "svg" in page.tags and "script" not in page.tags and "link" not in page.tags
