@@ -9,7 +9,7 @@ from command_line import mistake
 from runs import DIGITS, train_config
 
 from kdcache.errors import KdcacheError, UsageError
-from kdcache.train.metrics_log import read_metrics
+from kdcache.train.metrics_reading import read_metrics
 from kdcache.train.run import train_student, train_students
 
 SETTINGS: dict[str, Any] = {"recipe": "digits", "loss": "ce", "eval_data": DIGITS, "epochs": 1}
