@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What codecs do to students: several hundred classes of characters, a teacher, its raw logits over eight views of every image,
-# and students from every codec, five runs each. Ends with the table of docs/results.md.
+# and students from every codec, five runs each. Ends with the table of docs/results/codecs.md.
 #
 #   examples/characters.sh [OUT]                           by default: characters-runs
 #

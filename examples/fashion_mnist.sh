@@ -7,7 +7,7 @@
 #   RUN_SEEDS="0" examples/fashion_mnist.sh data out       one run of each student instead of three
 #
 # Needs: kdcache installed, 2 CPU cores, 2 GB of memory, 20 MB of disk under OUT. No GPU; with one, it is used.
-# docs/results.md has the times and the table. Run it again after an interruption, or with more RUN_SEEDS: every command goes on
+# docs/results/fashion.md has the times and the table. Run it again after an interruption, or with more RUN_SEEDS: every command goes on
 # where it stopped. Settings that were changed between the two are refused; take a new OUT for them.
 #
 # DATA holds FashionMNIST/raw/train-images-idx3-ubyte and the three other files of the set, unpacked, where torchvision looks for

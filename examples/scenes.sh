@@ -7,7 +7,7 @@
 #   RUN_SEEDS="0" examples/scenes.sh out                   one run of each student instead of three
 #
 # Needs: kdcache[demo] installed, 2 CPU cores, 3 GB of memory, 300 MB of disk under OUT. No GPU; with one, it is used.
-# docs/results.md has the times and the table. Run it again after an interruption, or with more RUN_SEEDS: every command goes on
+# docs/results/segmentation.md has the times and the table. Run it again after an interruption, or with more RUN_SEEDS: every command goes on
 # where it stopped. Settings that were changed between the two are refused; take a new OUT for them.
 set -euo pipefail
 

@@ -22,7 +22,7 @@ those that keep all.
 
 The first make the same mistake in every batch, which costs students points; the errors of the
 others are noise over all classes, and students that were trained through a third of it lost nothing
-(docs/results.md)."""
+(docs/results/codecs.md)."""
 
 
 def is_far(error: float, codec: Codec) -> bool:

@@ -2,7 +2,7 @@
 
 A record holds, segment by segment, byte 0 of all positions' rows, then byte 1, and so on, each in
 the order of the positions: neighbours are alike, and so are the bytes of one place, which is what a
-compressor sees (docs/results.md has what other orders take).
+compressor sees (docs/results/maps.md has what other orders take).
 """
 
 from collections.abc import Mapping

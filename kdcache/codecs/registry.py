@@ -51,7 +51,7 @@ def open_codec(text: str, *, classes: int) -> RowCodec:
 
 def default_codec(classes: int, layout: Layout) -> str:
     """Return the spec of the codec for so many classes at such positions, where none is chosen
-    (docs/results.md has the measurements).
+    (docs/results/codecs.md has the measurements).
 
     The step suits ordinary logits; `kdcache.codec_error.calibration.fit_default` takes a smaller
     one where it does not.
