@@ -14,7 +14,19 @@ from box_caches import DATA as BOXES
 from box_caches import box_cache
 from click.testing import CliRunner
 from image_files import write_noise
-from pages import DOCS, GENERATED, PAGES, README, ROOT, anchors, blocks, commands, files, name_of
+from pages import (
+    DOCS,
+    GENERATED,
+    PAGES,
+    README,
+    ROOT,
+    all_blocks,
+    anchors,
+    commands,
+    commands_of,
+    files,
+    name_of,
+)
 from PIL import Image
 from runs import DIGITS, dump
 from safetensors.torch import save_file
@@ -144,20 +156,16 @@ ELSEWHERE = {"quickstart", "push", "pull"}
 """Commands that ask for the network, or are run by `.ci/run`."""
 RUNS_MODELS = {"dump-teacher", "train-student", "evaluate", "codec-error", "--teacher"}
 """Commands, and an option of others, that take options on where models run."""
-BEFORE = {
-    "how-to/evaluate.md": [
-        "kdcache train-student runs/r18 --cache caches/r50 --data imagefolder:/data/train"
-        " --eval-data imagefolder:/data/val --student timm:resnet18 --epochs 100"
-    ],
-    "how-to/choose-codec.md": ["kdcache export caches/r50 caches/exact --seeds 0:2"],
-}
-"""What a page takes for granted besides the data and `caches/r50`."""
-ELSEWHERE_RUN = {PAPER, CLUSTER, KUBERNETES, RAY, *GENERATED}
-"""Pages whose commands other tests run."""
+STUDENT = (
+    "train-student runs/r18 --cache caches/r50 --data imagefolder:/data/train"
+    " --eval-data imagefolder:/data/val --student timm:resnet18 --epochs 100"
+)
+RUN_BY_OTHERS = {PAPER, CLUSTER, KUBERNETES, RAY, REFERENCE / "format.md", *GENERATED}
+"""Pages whose blocks other tests run."""
 RUN = [
     page
     for page in [README, *sorted(DOCS.rglob("*.md"))]
-    if commands(page) and page not in ELSEWHERE_RUN and page.parent != DOCS / "results"
+    if all_blocks(page) and page not in RUN_BY_OTHERS and page.parent != DOCS / "results"
 ]
 
 
@@ -221,16 +229,66 @@ def world(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 @pytest.mark.parametrize("page", RUN, ids=name_of)
-def test_commands_of_a_page_run_as_they_are_written(page: Path, world: Path) -> None:
-    """Run a page's commands one after the other, beside the files that it shows."""
-    for name, text in files(page).items():
-        Path(name).write_text(made_small(text))
-    before = BEFORE.get(page.relative_to(DOCS).as_posix(), []) if DOCS in page.parents else []
-    for line in before:
-        run(shlex.split(line)[1:])
-    for words in commands(page):
-        if words[0] not in ELSEWHERE and not any("://" in word for word in words):
-            run(words)
+def test_a_page_runs_as_it_is_written(page: Path, world: Path, box_recipe: str) -> None:
+    """Run a page's blocks one after the other, made small."""
+    prepare(page, world, box_recipe)
+    names: dict[str, Any] = {
+        "retinanet": retinanet,
+        "my_dataset": noise(length=24),
+        "my_model": timm.create_model("test_resnet", num_classes=5),
+        "student": timm.create_model("test_resnet", num_classes=5),
+        "cross_entropy": torch.nn.functional.cross_entropy,
+    }
+    for block in all_blocks(page):
+        if block.file is not None:
+            Path(block.file).write_text(made_small(block.text))
+        elif block.language == "python":
+            exec(in_python(block.text), names)
+        elif block.language == "bash":
+            for words in commands_of(block.text):
+                if words[0] not in ELSEWHERE and not any("://" in word for word in words):
+                    run(words)
+    check_what_was_made(page, names)
+
+
+def prepare(page: Path, world: Path, box_recipe: str) -> None:
+    """Make what a page takes for granted besides the data and `caches/r50`."""
+    text = page.read_text()
+    trained = {words[1] for words in commands(page) if words[0] == "train-student"}
+    if "runs/r18" in text and "runs/r18" not in trained:
+        run(shlex.split(STUDENT))
+    if "caches/exact" in text:
+        run(shlex.split("export caches/r50 caches/exact --seeds 0:2"))
+    if page.name == "detector-loop.md":
+        box_cache(world / "caches" / "retina", box_recipe)
+    if page.name == "single-views.md":
+        dump(world / "cache", data=f"{DIGITS},length=300", seeds="0:2")
+
+
+def in_python(code: str) -> str:
+    for large, small in IN_PYTHON.items():
+        code = code.replace(large, small)
+    return code
+
+
+def check_what_was_made(page: Path, names: dict[str, Any]) -> None:
+    """Look at what the Python of a page has made."""
+    if page.name == "own-loop.md":
+        assert set(names["scores"]) == {"top1", "top5", "eval_loss"}
+        assert names["state"]["loader"]["epoch"] == 2
+    if page.name == "detector-loop.md":
+        assert {"level0", "level1", "classification"} <= set(names["losses"])
+    if page.name == "single-views.md":
+        assert names["student_logits"].grad.abs().sum() > 0
+    if page.name == "own-detector.md":
+        output = wrapped_output(names["OneLevel"]())
+        assert output.logits.shape == (2, 100, 20) and output.layout.num_positions == 100
+
+
+def wrapped_output(detector: Any) -> Any:
+    """Return what a detector of the user's own gives for two views."""
+    model = wrapped(detector, load_recipe("detection-small"), mean=0.5, std=0.25, task="detection")
+    return model(torch.zeros(2, 3, 320, 320, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if files(page)], ids=name_of)
@@ -241,56 +299,6 @@ def test_recipes_of_a_page_make_views(page: Path, tmp_path: Path) -> None:
         if name.endswith(".toml") and "transforms" in tomllib.loads(text):
             recipe = load_recipe(str(file))
             assert recipe(Image.new("RGB", (300, 200))).shape == (3, recipe.size, recipe.size)
-
-
-def python_of(page: Path) -> list[str]:
-    if page.name == "format.md":  # tests/cache/test_format.py
-        return []
-    return blocks(page, "python")
-
-
-def run_python(page: Path, names: dict[str, Any]) -> dict[str, Any]:
-    """Run a page's Python, made small, from its first block to its last; return its names."""
-    for block in python_of(page):
-        code = block
-        for large, small in IN_PYTHON.items():
-            code = code.replace(large, small)
-        exec(code, names)
-    return names
-
-
-WITH_PYTHON = [page for page in [README, *sorted(DOCS.rglob("*.md"))] if python_of(page)]
-
-
-@pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
-def test_python_of_a_page_runs(page: Path, world: Path, box_recipe: str) -> None:
-    names: dict[str, Any] = {
-        "retinanet": retinanet,
-        "my_dataset": noise(length=24),
-        "my_model": timm.create_model("test_resnet", num_classes=5),
-        "student": timm.create_model("test_resnet", num_classes=5),
-        "cross_entropy": torch.nn.functional.cross_entropy,
-    }
-    if page.name == "detector-loop.md":
-        box_cache(world / "caches" / "retina", box_recipe)
-    if page.name == "single-views.md":
-        dump(world / "cache", data=f"{DIGITS},length=300", seeds="0:2")
-    names = run_python(page, names)
-    if page.name == "own-loop.md":
-        assert set(names["scores"]) == {"top1", "top5", "eval_loss"}
-        assert names["state"]["loader"]["epoch"] == 2
-    if page.name == "detector-loop.md":
-        assert {"level0", "level1", "classification"} <= set(names["losses"])
-    if page.name == "single-views.md":
-        assert names["student_logits"].grad.abs().sum() > 0
-
-
-def test_the_detector_that_is_shown_is_one() -> None:
-    names = run_python(DOCS / "how-to" / "own-detector.md", {})
-    detector = names["OneLevel"]()
-    model = wrapped(detector, load_recipe("detection-small"), mean=0.5, std=0.25, task="detection")
-    output: Any = model(torch.zeros(2, 3, 320, 320, dtype=torch.uint8))
-    assert output.logits.shape == (2, 100, 20) and output.layout.num_positions == 100
 
 
 def test_the_fonts_to_install_are_names_of_packages() -> None:

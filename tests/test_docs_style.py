@@ -32,13 +32,13 @@ def test_sentences_are_short_and_have_a_line_each(page: Path) -> None:
 
 def sections(page: Path) -> list[tuple[str, list[str]]]:
     """Return each heading of a page, with the lines under it that are not empty."""
-    found: list[tuple[str, list[str]]] = []
+    parts: list[tuple[str, list[str]]] = []
     for line, shown in zip(page.read_text().splitlines(), prose(page), strict=True):
         if shown.startswith("#"):
-            found.append((shown, []))
+            parts.append((shown, []))
         elif line.strip():
-            found[-1][1].append(line)
-    return found
+            parts[-1][1].append(line)
+    return parts
 
 
 @pytest.mark.parametrize("page", INSTRUCTIONS, ids=name_of)
