@@ -25,26 +25,14 @@ from kdcache_cli.commands import main
 FOLDER = Path(__file__).parent
 CONFIGURATIONS = {"dump-teacher": DumpConfig, "train-student": TrainConfig}
 KINDS = {str: "text", int: "integer", float: "number", bool: "true or false", dict: "table"}
-API = {
-    "Dumps and caches": (
-        *("dump_teacher", "open_cache", "Cache", "views_of", "verify_cache"),
-        *("convert_cache", "recode_cache", "export_cache", "merge_caches"),
-        *("push_cache", "pull_cache", "collect_garbage"),
-    ),
-    "Training": (
-        *("DistillationLoader", "DistillationBatch", "LoaderConfig", "TrainConfig"),
-        *("train_student", "train_students", "evaluate"),
-    ),
-    "Losses": (
-        *("dist_loss", "kl_loss", "dkd_loss", "nkd_loss", "cwd_loss", "mse_loss"),
-        "SoftTargets",
-    ),
-    "Data, views and models": (
-        *("open_source", "load_recipe", "Recipe", "ViewDataset", "open_model", "open_codec"),
-        *("Pyramid", "PyramidOutput"),
-    ),
-    "Errors": ("KdcacheError",),
+ROOMS = {
+    "Dumps and caches": ("dump", "cache", "verify", "tools"),
+    "Training": ("loader", "train"),
+    "Losses": ("losses", "soft_targets"),
+    "Data, views and models": ("sources", "views", "codecs", "models", "positions"),
+    "Errors": ("errors",),
 }
+"""By the titles of the API's page the rooms whose public names stand there."""
 
 
 def pages() -> dict[Path, str]:
@@ -180,11 +168,18 @@ def api_page() -> str:
         "",
         "`import kdcache` takes no torch: each name is imported when it is first used.",
     ]
-    for title, names in API.items():
+    for title, rooms in ROOMS.items():
         lines += ["", f"## {title}"]
-        for name in names:
-            lines += ["", f"::: {getattr(kdcache, name).__module__}.{name}"]
+        for room in rooms:
+            for name in public_names(room):
+                lines += ["", f"::: {getattr(kdcache, name).__module__}.{name}"]
     return "\n".join(lines) + "\n"
+
+
+def public_names(room: str) -> list[str]:
+    """Return the public names that come from a room."""
+    homes = {name: getattr(kdcache, name).__module__.split(".")[1] for name in kdcache.__all__}
+    return [name for name in sorted(homes) if homes[name] == room]
 
 
 def _prose(cls: type) -> list[str]:
