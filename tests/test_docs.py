@@ -154,7 +154,7 @@ IN_PYTHON = {
 }
 ELSEWHERE = {"quickstart", "push", "pull"}
 """Commands that ask for the network, or are run by `.ci/run`."""
-RUNS_MODELS = {"dump-teacher", "train-student", "evaluate", "codec-error", "--teacher"}
+RUNS_MODELS = {"dump-teacher", "train-student", "evaluate", "codec-error", "report", "--teacher"}
 """Commands, and an option of others, that take options on where models run."""
 STUDENT = (
     "train-student runs/r18 --cache caches/r50 --data imagefolder:/data/train"
@@ -162,10 +162,15 @@ STUDENT = (
 )
 RUN_BY_OTHERS = {PAPER, CLUSTER, KUBERNETES, RAY, REFERENCE / "format.md", *GENERATED}
 """Pages whose blocks other tests run."""
+NOT_RUN = {
+    DOCS / "how-to" / f"{name}.md"
+    for name in ("export-a-model", "map-classes", "predict-images", "use-trained-weights")
+}
+"""Pages whose commands are only parsed: to shrink."""
 RUN = [
     page
     for page in [README, *sorted(DOCS.rglob("*.md"))]
-    if all_blocks(page) and page not in RUN_BY_OTHERS and page.parent != DOCS / "results"
+    if all_blocks(page) and page not in RUN_BY_OTHERS | NOT_RUN and page.parent != DOCS / "results"
 ]
 
 
@@ -192,6 +197,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_noise(folder / "data", kinds, ["cat", "dog", "bird"], "{index}.jpg")
     write_cityscapes(folder / "data" / "cityscapes", 64, 128)
     write_segfolder(folder / "data" / "photos")
+    write_table(folder / "data")
     for split in kinds:
         images, annotations = f"{split}2017", f"instances_{split}2017.json"
         write_coco_of_rectangles(folder / "data", images, annotations)
@@ -208,6 +214,17 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
         )
     return folder
+
+
+def write_table(root: Path) -> None:
+    """Write a table of images with their labels, under the names of columns that pages use."""
+    write_noise(root, {"all": 9}, ["cat", "dog", "bird"], "{index}.jpg")
+    shutil.copytree(root / "all", root / "images")
+    lines = ["image,label,file,breed"]
+    for path in sorted((root / "images").rglob("*.jpg")):
+        image, label = path.relative_to(root / "images").as_posix(), path.parent.name
+        lines.append(f"{image},{label},{image},{label}")
+    (root / "train.csv").write_text("\n".join(lines) + "\n")
 
 
 def write_segfolder(root: Path) -> None:
@@ -246,7 +263,9 @@ def test_a_page_runs_as_it_is_written(page: Path, world: Path, box_recipe: str) 
             exec(in_python(block.text), names)
         elif block.language == "bash":
             for words in commands_of(block.text):
-                if words[0] not in ELSEWHERE and not any("://" in word for word in words):
+                if words[0] not in ELSEWHERE and not any(
+                    re.search("://|^hf:", word) for word in words
+                ):
                     run(words)
     check_what_was_made(page, names)
 
