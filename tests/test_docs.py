@@ -164,7 +164,13 @@ RUN_BY_OTHERS = {PAPER, CLUSTER, KUBERNETES, RAY, REFERENCE / "format.md", *GENE
 """Pages whose blocks other tests run."""
 NOT_RUN = {
     DOCS / "how-to" / f"{name}.md"
-    for name in ("export-a-model", "map-classes", "predict-images", "use-trained-weights")
+    for name in (
+        "export-a-model",
+        "map-classes",
+        "name-your-data",
+        "predict-images",
+        "use-trained-weights",
+    )
 }
 """Pages whose commands are only parsed: to shrink."""
 RUN = [
