@@ -3,9 +3,10 @@
 import io
 import os
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 LONG_AGO = 1_700_000_000
@@ -61,3 +62,22 @@ def age(path: Path, seconds: int = LONG_AGO) -> Path:
     """Make `path` look as if it was last changed at that time."""
     os.utime(path, (seconds, seconds))
     return path
+
+
+def write_noise(root: Path, kinds: Mapping[str, int], classes: Sequence[str], name: str) -> None:
+    """Write folders of noisy photographs: so many of each kind (`train`, `val`), by class."""
+    generator = np.random.default_rng(0)
+    for kind, count in kinds.items():
+        for index in range(count):
+            folder = root / kind / classes[index % len(classes)]
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = generator.integers(0, 256, (260, 300, 3), dtype=np.uint8)
+            file = name.format(folder=folder.name, index=index)
+            Image.fromarray(pixels).save(folder / file, "JPEG")
+
+
+def write_imagenet(root: Path, images: int = 12) -> None:
+    """Write a folder of ImageNet's layout, with a few images of three classes."""
+    classes = [f"n0144000{number}" for number in range(3)]
+    kinds = {"train": images, "val": images // 2}
+    write_noise(root, kinds, classes, "{folder}_{index}.JPEG")

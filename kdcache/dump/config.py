@@ -57,6 +57,7 @@ class DumpConfig:
     """Seeds under which a sample is decoded once: so many units are in the making, and lost by a
     kill. With 1 a seed is whole before the next one begins."""
     batch_size: int = 256
+    """Views that the teacher sees at once."""
     unit_rows: int | None = None
     """Rows per unit; by default a power of two near 4 MB."""
     order_seed: int = 0

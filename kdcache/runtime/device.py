@@ -33,6 +33,7 @@ class ComputeConfig:
     """The autocast type of the models; losses and statistics are in float32 always. On CUDA,
     convolutions in float32 use TF32 where torch's own settings let them."""
     channels_last: bool = False
+    """Whether models and images lie in memory with their channels last."""
     compile: bool = False
     """Whether models go through torch.compile."""
     workers: int = field(default_factory=lambda: min(_num_cores(), _MOST_OWN_WORKERS))

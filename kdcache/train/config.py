@@ -49,6 +49,7 @@ class TrainConfig(LoaderConfig):
     """Over how many epochs the weight of the terms against the teacher rises, an equal step each
     epoch, as DKD's authors have it."""
     label_smoothing: float = 0.0
+    """Share of a label that is spread evenly over all classes, in cross-entropy."""
     clip_grad: float | None = None
     """Largest norm of the whole gradient."""
     sync_batch_norm: bool = False

@@ -22,8 +22,11 @@ class OptimizerConfig:
     """Any of timm.optim.list_optimizers(): sgd (with Nesterov momentum), momentum (without), adamw,
     rmsproptf, lamb, ..."""
     lr: float = 0.1
+    """Learning rate, after the warm-up."""
     momentum: float = 0.9
+    """Of optimisers that have one."""
     weight_decay: float = 1e-4
+    """Of all weights but norms and biases."""
     decay_norm_and_bias: bool = False
     """Whether weight decay also applies to norms and biases."""
     layer_decay: float | None = None
@@ -52,8 +55,11 @@ class ScheduleConfig:
     """One of timm's: cosine, step, multistep, poly, tanh, in newer versions constant, wsd, rsqrt
     (with a warm-up); or none."""
     warmup_epochs: float = 0.0
+    """Over which the rate rises from `warmup_lr`."""
     warmup_lr: float = 1e-5
+    """Rate at the beginning of the warm-up."""
     min_lr: float = 0.0
+    """Rate at which cosine, tanh and poly end."""
     decay_epochs: float = 30.0
     """Of step: epochs between decays. Of wsd and rsqrt: the length of the decay at the end, below 1
     as a share of all."""

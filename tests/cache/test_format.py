@@ -1,4 +1,4 @@
-"""The format as docs/format.md tells it, and caches that were written long ago."""
+"""The format as docs/reference/format.md tells it, and caches that were written long ago."""
 
 import dataclasses
 import hashlib
@@ -36,7 +36,7 @@ from kdcache.verify.cache import verify_cache
 from kdcache.views import load_recipe, seed_generators
 from kdcache.views.permutation import row_order
 
-PAGE = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "format.md").read_text()
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 

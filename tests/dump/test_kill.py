@@ -1,7 +1,7 @@
 """Dumps killed at random moments, and dumps of one cache at the same time, while a reader looks on.
 
 `KDCACHE_KILLS=500 pytest tests/dump/test_kill.py -k never_agree -n 0 -s` kills more, and prints
-what docs/reliability.md says.
+what docs/explanation/reliability.md says.
 """
 
 import os

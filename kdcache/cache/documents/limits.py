@@ -1,7 +1,8 @@
 """What manifests and commits may say. They may come from anywhere, and readers build arrays of the
 sizes that they tell.
 
-The limits are far from what teachers and data sets ask for; docs/security.md has them in words.
+The limits are far from what teachers and data sets ask for; docs/explanation/security.md has them
+in words.
 """
 
 import re
