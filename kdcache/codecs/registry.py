@@ -21,8 +21,8 @@ from kdcache.positions import Layout, One
 FEW_CLASSES = 64
 """Up to here all logits in float16 take no more than 128 bytes."""
 DEFAULT_ERROR = 0.3
-"""By how much of its norm the default of many classes may turn DIST's gradient: students from
-records of that error were none the worse (docs/results/codecs.md)."""
+"""By how much of its norm the default of many classes may turn DIST's gradient: students that DIST
+trained from records of that error were none the worse (docs/results/codecs.md)."""
 
 CODECS: dict[str, type[Any]] = {cls.name: cls for cls in (Full, LowRank, Cosine, TopK)}
 

@@ -151,6 +151,13 @@ def steady_rate(times: Sequence[float], counts: Sequence[int]) -> float:
     return sum(counts[1:-1]) / (times[-2] - times[1])
 
 
+def rate_text(rate: float) -> str:
+    """Return a rate as it is told: whole numbers, and below one two digits that say something."""
+    if 0 < rate < 1:
+        return f"{rate:.2g}/s"
+    return f"{rate:.0f}/s"
+
+
 class _Nothing:
     def advance(self, count: int, note: str = "") -> None:
         pass
@@ -177,13 +184,13 @@ class _Lines:
         # nothing may be done yet: what others did meanwhile is taken off without being counted
         if rate:
             outlook = f"{(self._total - self._num_done) / rate:.0f} s left"
-        line = f"{self._num_done}/{self._total} {self._unit}, {rate:.0f}/s, {outlook} {note}"
+        line = f"{self._num_done}/{self._total} {self._unit}, {rate_text(rate)}, {outlook} {note}"
         self._tell(line.rstrip())
 
     def end(self) -> None:
         """Tell that all is done, and how long it took."""
         seconds = max(time.monotonic() - self._start, 1e-3)
-        rate = f"{self._num_done / seconds:.0f}/s"
+        rate = rate_text(self._num_done / seconds)
         count = f"{self._num_done}/{self._total} {self._unit}"
         self._tell(f"{count}, done in {human_seconds(seconds)}, {rate}")
 

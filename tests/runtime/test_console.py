@@ -79,6 +79,19 @@ def test_a_log_gets_a_line_every_thirty_seconds(
     ]
 
 
+def test_steps_that_take_seconds_have_a_rate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(tracking.time, "monotonic", lambda: now)
+    with progress("epoch 1/1", 78, "steps") as bar:
+        for _ in range(78):
+            now += 2.5
+            bar.advance(1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "epoch 1/1: 12/78 steps, 0.4/s, 165 s left"
+
+
 def test_each_of_several_workers_logs_who_it_is_and_when(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

