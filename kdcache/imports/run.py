@@ -31,12 +31,11 @@ from kdcache.imports.units import UnitImporter
 from kdcache.runtime.console import progress, say
 from kdcache.runtime.stopping import heeding, look, until_stopped
 from kdcache.sources import Source, open_source
-from kdcache.targets import task_of
+from kdcache.targets import ClassLabel, task_of
 from kdcache.views import Recipe
 from kdcache.views.stored_views import StoredViews
 
 _UNKNOWN = "unknown"
-_TASK = "classification"
 
 
 @checked_arguments
@@ -102,10 +101,10 @@ def run_import(config: ImportConfig) -> dict[str, Any]:
     if not storage.exists(MANIFEST):
         probe_new(storage)  # before the time that reading all files takes
     source = open_source(config.data)
-    if task_of(source) != _TASK:
+    if task_of(source) != ClassLabel.task:
         raise UsageError(
             f"data {source.spec} is for {task_of(source)}, and labels of format {config.format}"
-            f" are for {_TASK}; give data with a class for each image"
+            f" are for {ClassLabel.task}; give data with a class for each image"
         )
     crops = None
     if config.crops is not None:
@@ -182,7 +181,7 @@ def _manifest(
         imported_from=ImportedFrom(format=config.format, crops=config.crops),
     )
     return Manifest(
-        task=_TASK,
+        task=ClassLabel.task,
         classes=source.classes,
         rows=len(source),
         source=source_entry(source, listing),

@@ -96,8 +96,8 @@ class UnitImporter:
         """Write a unit under some seeds, each file read once.
 
         Raises:
-            CacheError: a file that cannot be read, or is another than before; or a cache that
-                cannot be written.
+            CacheError: a file that cannot be read, or whose crops or flips are others than before;
+                or a cache that cannot be written.
             SourceError: an image that cannot be read.
         """
         rows = self._cache.manifest.unit_range(unit)
@@ -127,10 +127,16 @@ class UnitImporter:
         except FileNotFoundError:
             labels = None
         boxes = np.zeros_like(stored)
+        flips = np.zeros_like(self._views.flips[:, index])
         if labels is not None:
             seeds = crops_of(labels, self._crops)
-            boxes[seeds] = labels.boxes[[self._crops[seed] for seed in seeds]]
-        if not np.array_equal(boxes, stored):
+            crops = [self._crops[seed] for seed in seeds]
+            boxes[seeds] = labels.boxes[crops]
+            flips[seeds] = labels.flips[crops]
+        is_same = np.array_equal(boxes, stored) and np.array_equal(
+            flips, self._views.flips[:, index]
+        )
+        if not is_same:
             raise CacheError(
                 f"file {self._origin.file(index)} has changed while it was imported; leave it as"
                 " it is, and run the same command again"

@@ -167,7 +167,9 @@ class Mlkd(LossOptions):
             with_batch=self.batch_weight > 0,
             with_categories=self.category_weight > 0,
         )
-        terms = {"instances": self.instance_weight * instances}
+        terms = {}
+        if self.instance_weight > 0:
+            terms["instances"] = self.instance_weight * instances
         if self.batch_weight > 0:
             terms["batch"] = self.batch_weight * batch
         if self.category_weight > 0:

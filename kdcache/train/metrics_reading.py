@@ -1,6 +1,7 @@
 """What a run has written of itself, read back; all of it without torch."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,9 @@ def read_result(path: Path) -> dict[str, Any] | None:
     if not isinstance(result, dict):
         return None
     return result
+
+
+def is_of_epochs(result: Mapping[str, Any] | None, epochs: int) -> bool:
+    """Return whether a result, if there is one, is that of a run of so many epochs: a run that is
+    extended holds the result of the shorter one until it comes to its end."""
+    return result is not None and result.get("epochs", epochs) == epochs

@@ -12,7 +12,7 @@ from kdcache.runtime.contrast import joined
 from kdcache.train.checkpoint import held_folder, load_checkpoint, make_folder, path_before
 from kdcache.train.config import TrainConfig
 from kdcache.train.differences import FREE, PLACES, may_extend, settings_differences
-from kdcache.train.metrics_reading import read_metrics, read_result
+from kdcache.train.metrics_reading import is_of_epochs, read_metrics, read_result
 from kdcache.train.preflight import require_writable
 from kdcache.train.run_files import (
     BEST_FILE,
@@ -38,6 +38,8 @@ def finished_result(run: Path, config: TrainConfig) -> dict[str, Any] | None:
     result = read_result(run / RESULT_FILE)
     if result is None:
         say(f"note: {run / RESULT_FILE} is damaged, and is written again")
+        return None
+    if not is_of_epochs(result, config.epochs):
         return None
     student = run / STUDENT_FILE
     if not student.is_file():

@@ -295,9 +295,10 @@ def _score(runs: Sequence[StudentRun], outlook: Outlook) -> None:
             with run.failing_alone():
                 _tell(run, own_scores)
         return
-    for run in runs:
-        with run.failing_alone():
-            _tell(run, scores_of([run.trainer])[0])
+    with outlook.evaluation():
+        for run in runs:
+            with run.failing_alone():
+                _tell(run, scores_of([run.trainer])[0])
 
 
 def _tell(run: StudentRun, scores: dict[str, float]) -> None:

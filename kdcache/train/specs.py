@@ -13,6 +13,7 @@ from kdcache.loader.cache_specs import parse_cache
 from kdcache.models.specs import check_model
 from kdcache.sources import check_source
 from kdcache.train.config import TrainConfig
+from kdcache.train.metrics_reading import is_of_epochs, read_result
 from kdcache.train.run_files import RESULT_FILE
 from kdcache.views import recipe_table
 
@@ -24,7 +25,7 @@ def check_specs(configs: Sequence[TrainConfig]) -> None:
     Raises:
         KdcacheError: one of them is unknown, or not there.
     """
-    configs = [config for config in configs if not (Path(config.run) / RESULT_FILE).exists()]
+    configs = [config for config in configs if not _is_finished(config)]
     for config in configs:
         if config.seeds is not None:
             parse_seeds(config.seeds)
@@ -42,6 +43,12 @@ def check_specs(configs: Sequence[TrainConfig]) -> None:
         require_module(parse_spec(text), "on_metrics", (), error=KdcacheError)
     for data in _named((config.data, config.eval_data) for config in configs):
         check_source(data)
+
+
+def _is_finished(config: TrainConfig) -> bool:
+    """Return whether a run has come to the end of its epochs, as its folder says."""
+    file = Path(config.run) / RESULT_FILE
+    return file.is_file() and is_of_epochs(read_result(file), config.epochs)
 
 
 def _named(groups: Iterable[Iterable[str | None]]) -> list[str]:

@@ -331,8 +331,9 @@ def test_more_boxes_than_a_cache_keeps_are_refused(
         take(made[0], made[1], tmp_path / "cache")
 
 
+@pytest.mark.parametrize("part", ["boxes", "flips"])
 def test_files_that_change_meanwhile_are_told(
-    made: tuple[str, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: tuple[str, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     from kdcache.imports import run
 
@@ -341,7 +342,11 @@ def test_files_that_change_meanwhile_are_told(
     create = run.create_cache
 
     def create_and_change(*args: Any, **options: Any) -> Cache:
-        write(tmp_path / "labels" / f"{key(0)}.tar", content(1))
+        changed = content(1)
+        if part == "flips":
+            boxes, flips, classes = content(0)
+            changed = [boxes, ~flips, classes]
+        write(tmp_path / "labels" / f"{key(0)}.tar", changed)
         return create(*args, **options)
 
     monkeypatch.setattr(run, "create_cache", create_and_change)

@@ -1,16 +1,19 @@
 """A run that is extended is the one that was begun with more epochs, where the schedule allows
 it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from runs import DIGITS, MLP, dump, losses, train
+from runs import DIGITS, MLP, dump, losses, train, train_config
 from safetensors.torch import load_file
 
-from kdcache.errors import MismatchError
+from kdcache.errors import KdcacheError, MismatchError, UsageError
 from kdcache.train.optim import ScheduleConfig, has_same_rates
+from kdcache.train.run import train_student
+from kdcache.train.specs import check_specs
 
 STEP = ScheduleConfig(name="step", decay_epochs=1, decay_rate=0.5)
 SETTINGS: dict[str, Any] = {
@@ -43,6 +46,29 @@ def test_an_extended_run_is_the_longer_one(
     assert losses(tmp_path / "run") == losses(tmp_path / "long")
     assert torch.equal(weights(tmp_path / "run"), weights(tmp_path / "long"))
     assert not torch.equal(weights(tmp_path / "run"), before)
+
+
+def test_an_extension_that_is_stopped_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {**SETTINGS, "recipe": "digits", "loss": "ce"}
+    train(tmp_path / "long", epochs=4, **settings)
+    train(tmp_path / "run", epochs=2, **settings)
+    longer = train_config(tmp_path / "run", epochs=4, **settings)
+
+    def stop(line: dict[str, Any]) -> None:
+        if line["epoch"] == 3:
+            raise ValueError("stop")
+
+    with pytest.raises(KdcacheError, match="ValueError: stop"):
+        train_student(longer, on_metrics=stop)
+    check_specs([replace(longer, eval_data=None)])
+    with pytest.raises(UsageError, match=r"unknown recipe .*'none-such'"):
+        check_specs([replace(longer, recipe="none-such")])
+    capsys.readouterr()
+    assert train_student(longer)["epochs"] == 4
+    assert "is finished" not in capsys.readouterr().err
+    assert torch.equal(weights(tmp_path / "run"), weights(tmp_path / "long"))
 
 
 def test_a_schedule_that_knows_the_end_is_not_extended(tmp_path: Path) -> None:
