@@ -5,6 +5,30 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO
+
+_held_files: set[IO[bytes]] = set()
+"""Lock files that this process has open."""
+
+
+@contextmanager
+def kept_from_children(file: IO[bytes]) -> Iterator[None]:
+    """Let no child that is forked meanwhile, such as a loader worker, hold the lock of a file too:
+    it would hold it on when this process is killed."""
+    _held_files.add(file)
+    try:
+        yield
+    finally:
+        _held_files.discard(file)
+
+
+def _close_in_child() -> None:
+    for file in _held_files:
+        file.close()
+    _held_files.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 @contextmanager
@@ -33,7 +57,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     if not wait:
         operation |= fcntl.LOCK_NB
     while True:
-        with path.open("ab") as file:
+        with path.open("ab") as file, kept_from_children(file):
             try:
                 fcntl.flock(file, operation)
             except BlockingIOError:
@@ -53,7 +77,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
                 if is_named:
                     with suppress(OSError):
                         path.unlink()
-                # closing would not do: a loader worker forked meanwhile has the file open too
+                # closing would not do: a program of the user's may have been started meanwhile
                 fcntl.flock(file, fcntl.LOCK_UN)
 
 

@@ -7,16 +7,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kdcache.config.spec import choose
 from kdcache.errors import UsageError
 from kdcache.models.imagenet_names import imagenet_names
 from kdcache.models.weight_facts import read_facts
 from kdcache.runtime.console import say
 from kdcache.runtime.text_files import Columns, read_columns
 from kdcache.runtime.wording import counted
-from kdcache.sources import Source
+from kdcache.sources import Source, class_names_of
 from kdcache.sources.class_files import read_class_names
 
 _WEIGHTS = ".safetensors"
+_MOST_NAMED = 5
 
 
 class _Side:
@@ -99,8 +101,24 @@ def read_class_map(
         first_lines[teacher_class] = line.number
         classes[teacher_class] = student_class
     if not (classes >= 0).any():
-        raise UsageError(f"class map {path} names no class")
+        raise UsageError(
+            f"class map {path} names no class; write lines STUDENT CLASS,TEACHER CLASS"
+        )
+    _tell_untaught(path, source, classes)
     return classes
+
+
+def _tell_untaught(path: str, source: Source, classes: Tensor) -> None:
+    """Say which classes of the student have no class of the teacher."""
+    names = class_names_of(source) or tuple(map(str, range(source.classes)))
+    taught = set(classes.tolist())
+    untaught = [name for place, name in enumerate(names) if place not in taught]
+    if untaught:
+        others = len(untaught) - _MOST_NAMED
+        text = ", ".join(untaught[:_MOST_NAMED])
+        if others > 0:
+            text += f" and {others} more"
+        say(f"note: class map {path} has no class of the teacher for {text}")
 
 
 def read_teacher_names(path: str, teacher_classes: int) -> tuple[str, ...]:
@@ -151,9 +169,15 @@ def _classes_of(line: Columns, student: _Side, teacher: _Side, where: str) -> tu
     Raises:
         UsageError: it names no two, or one that there is not.
     """
-    is_pair = len(line.fields) == 2
-    if not is_pair or not (student.is_known(line.fields[0]) and teacher.is_known(line.fields[1])):
-        raise UsageError(f"{where}: {line.text!r} is not STUDENT CLASS,TEACHER CLASS")
+    problem = f"{where}: {line.text!r} is not STUDENT CLASS,TEACHER CLASS"
+    if len(line.fields) != 2:
+        raise UsageError(problem)
+    for side, word in zip((student, teacher), line.fields, strict=True):
+        if side.is_known(word):
+            continue
+        if side.places:
+            choose(word, side.places, f"class of the {side.owner} ({where})")
+        raise UsageError(f"{problem}; the {side.owner}'s classes have no names, only numbers")
     student_class = student.place(line.fields[0], where)
     teacher_class = teacher.place(line.fields[1], where)
     if student_class >= student.num_classes or teacher_class >= teacher.num_classes:

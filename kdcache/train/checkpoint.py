@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from kdcache.cache.file_lock import kept_from_children
 from kdcache.errors import KdcacheError
 from kdcache.runtime.files import name_of_temporary, plain_bytes, whole_file
 
@@ -184,7 +185,7 @@ def held_folder(path: Path) -> Iterator[None]:
         raise KdcacheError(
             f"cannot write in {path}: {error.strerror}; choose a folder that can be written"
         ) from error
-    with lock:
+    with lock, kept_from_children(lock):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 from torch import nn
 
 from kdcache.cache import Cache
@@ -15,9 +16,11 @@ from kdcache.loader.steps import StepLoader
 from kdcache.losses import Loss, Need, open_loss
 from kdcache.models.vision_model import VisionModel
 from kdcache.positions import Layout
+from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import on_main
-from kdcache.shapes import Size, size_text
+from kdcache.runtime.wording import counted
+from kdcache.shapes import Rows, Size, size_text
 from kdcache.sources import class_names_of
 from kdcache.targets import target_kind, task_of
 from kdcache.tasks import Task, open_task
@@ -26,6 +29,10 @@ from kdcache.train.config import TrainConfig
 from kdcache.train.parts import open_evaluation, open_student, placed_student, require_possible
 from kdcache.train.preflight import check_training
 from kdcache.views import Batch, seed_generators
+
+_MOST_LEFT_OUT = 0.2
+"""Share of an epoch's views that may be left out without a word."""
+_NO_ROWS: Rows = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ class TrainingData:
         )
         self.evaluation = open_evaluation(first, replay, sizes, self.compute)
         self._labels = SeenLabels(replay.source)
+        _tell_few_steps(self.loader)
         self.class_names = class_names_of(replay.source)
         """Of the student's classes, if the data has names."""
         if self.class_names is None and self.evaluation is not None:
@@ -140,3 +148,18 @@ class TrainingData:
                     " train them one after the other"
                 )
         return first.layout
+
+
+def _tell_few_steps(loader: StepLoader) -> None:
+    """Say how many views an epoch leaves out, if these are many: its last batch is dropped if it is
+    not full."""
+    num_views = len(loader.replay.rows(_NO_ROWS))
+    batch_size = loader.config.batch_size
+    num_steps = loader.steps_per_epoch
+    num_left_out = num_views - num_steps * batch_size
+    if num_left_out > _MOST_LEFT_OUT * num_views:
+        say(
+            f"note: {num_views:,} views make {counted(num_steps, 'step')} of {batch_size} an epoch,"
+            f" and {num_left_out:,} are left out of each, others every time; a smaller batch_size"
+            " takes more steps"
+        )

@@ -246,7 +246,7 @@ def evaluate(
     model: nn.Module,
     data: Any,
     *,
-    recipe: str | Path | Recipe,
+    recipe: str | Path | Recipe = "eval",
     size: Size | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,

@@ -38,7 +38,9 @@ def test_classes_of_imagenet_are_called_by_id_by_synonym_or_by_number(
     told = capsys.readouterr().err
     assert "the teacher's 1000 classes are taken for ImageNet's" in told
     mapped(tmp_path, "finch,10\n", 1000)
-    assert not capsys.readouterr().err, "numbers need no names"
+    told = capsys.readouterr().err
+    assert "ImageNet" not in told, "numbers need no names"
+    assert "has no class of the teacher for owl, hen" in told
 
 
 def test_a_name_of_two_classes_is_refused(tmp_path: Path) -> None:
@@ -90,3 +92,8 @@ def test_or_those_of_the_weights_of_a_run(tmp_path: Path) -> None:
 def test_names_without_a_map_are_refused() -> None:
     with pytest.raises(UsageError, match="names are for a map of classes, and there is none"):
         parse_cache("caches/x,names=a.txt")
+
+
+def test_a_misspelled_class_gets_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"line 1\) 'fink'; did you mean 'finch'"):
+        mapped(tmp_path, "fink,0\n", 3)

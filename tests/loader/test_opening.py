@@ -275,7 +275,7 @@ def test_a_student_learns_from_a_teacher_of_other_classes(tmp_path: Path) -> Non
             ),
         ),
         ("0,0\n1,5\n", "line 2: '1,5' is out of range"),
-        ("0,0\nnine,1\n", "line 2: 'nine,1' is not STUDENT CLASS,TEACHER CLASS"),
+        ("0,0\nnine,1\n", r"line 2\) 'nine'"),
         ("0,0,0\n", "line 1: '0,0,0' is not STUDENT CLASS,TEACHER CLASS"),
         ("student,teacher\n", "names no class"),
     ],

@@ -3,6 +3,9 @@
 import errno
 import os
 import pickle
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -273,3 +276,37 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, writer: Any) -> Non
     with pytest.raises(KdcacheError, match="is damaged"):
         load_checkpoint(tmp_path / "last.pt")
     assert not (tmp_path / "attacked").exists()
+
+
+def held_by_a_process_with_a_child(path: Path) -> int:
+    """Have a process hold a folder and fork a child that outlives it; return the child's number."""
+    program = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from kdcache.train.checkpoint import held_folder\n"
+        "with held_folder(Path(sys.argv[1])):\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        time.sleep(60)\n"
+        "        os._exit(0)\n"
+        "    print(child, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        with pytest.raises(KdcacheError, match="another process is at work"), held_folder(path):
+            pass
+        process.kill()
+    return child
+
+
+def test_a_loader_worker_of_a_killed_process_holds_no_folder(tmp_path: Path) -> None:
+    child = held_by_a_process_with_a_child(tmp_path)
+    try:
+        with held_folder(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
