@@ -12,9 +12,15 @@ from kdcache.sources.parquet_files import holds_images
 
 TABLES = {"csv": "csv", "tsv": "csv", "parquet": "parquet"}
 """The source of a table, by the ending of its file."""
-_ARCHIVE = "an archive is no source; unpack it to folders"
-_LIST = "a list is no source; make it a table, a .csv file with the columns image and label"
-_ARRAYS = "a file of arrays is no source"
+FUNCTION = (
+    "a function of yours that returns a data set of (image, class index) pairs: mypkg.data:build"
+)
+_ARCHIVE = f"an archive is no source; unpack it to folders, or give {FUNCTION}"
+_ARRAYS = f"a file of arrays is no source; give {FUNCTION}"
+_LIST = (
+    "a list is no source; make it a table, a .csv file with the columns image and label, or give"
+    f" {FUNCTION}"
+)
 _SAVED = "a part of a data set is no source; give the folder that `datasets` saved"
 NO_SOURCES = {
     **dict.fromkeys(("zip", "gz", "tgz", "bz2", "xz", "zst", "7z", "rar"), _ARCHIVE),
@@ -23,9 +29,6 @@ NO_SOURCES = {
     "arrow": _SAVED,
 }
 """Endings of files with data that are no source; for each of them why, and what helps."""
-FUNCTION = (
-    "a function of yours that returns a data set of (image, class index) pairs: mypkg.data:build"
-)
 _OPTIONS = re.compile(r",(?=[A-Za-z_][A-Za-z0-9_]*=)")
 """The comma before the options that may follow a path."""
 _NEEDS_CLASSES = {"masks": "segfolder", "labels": "yolo"}
@@ -105,10 +108,10 @@ def _require_source(path: str, extension: str) -> None:
             " imagefolder:FOLDER",
         )
     if extension == "json":
-        way_out = f"of a file of COCO's write coco:IMAGES,annotations={path}"
-        raise _unclear(path, f"{NO_SOURCES[extension]}; {way_out}; or give {FUNCTION}")
+        coco = f"a file of COCO's is written coco:IMAGES,annotations={path}"
+        raise _unclear(path, f"{coco}; of others, {NO_SOURCES[extension]}")
     if extension in NO_SOURCES:
-        raise _unclear(path, f"{NO_SOURCES[extension]}; or give {FUNCTION}")
+        raise _unclear(path, NO_SOURCES[extension])
 
 
 def _taken_for_folder(path: str) -> Spec:

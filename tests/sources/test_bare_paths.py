@@ -93,12 +93,15 @@ def test_a_class_may_be_called_as_the_folder_of_another_source(data: Path, name:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("a.zip", "'a.zip': an archive is no source; unpack it to folders; or give a function of"),
+        ("a.zip", "'a.zip': an archive is no source; unpack it to folders, or give a function of"),
         ("train.tar.gz", "an archive is no source; unpack it"),
         ("list.txt", "a list is no source; make it a table, a .csv file with the columns image"),
         ("x.jsonl", "a list is no source"),
-        ("x.json", "a list is no source; .* write coco:IMAGES,annotations=x.json; or give a"),
-        ("x.npy", "a file of arrays is no source; or give a function of yours"),
+        (
+            "x.json",
+            "a file of COCO's is written coco:IMAGES,annotations=x.json; of others, a list is",
+        ),
+        ("x.npy", "a file of arrays is no source; give a function of yours"),
         ("x.mat", "a file of arrays is no source"),
         ("data-0.arrow", "give the folder that `datasets` saved"),
         ("a.png", "a single image is no source; give the folder that holds one folder per class"),

@@ -436,10 +436,10 @@ def test_a_whole_source_lacks_nothing(give: Any) -> None:
     [
         ("{0}/pairs", "write segfolder:{0}/pairs,classes=N, or imagefolder:{0}/pairs if masks is a class"),
         ("{0}/shares", "write yolo:{0}/shares,classes=N, or imagefolder:{0}/shares if labels is a class"),
-        ("d/instances.json", "of a file of COCO's write coco:IMAGES,annotations=d/instances.json; or give a function"),
+        ("d/instances.json", "a file of COCO's is written coco:IMAGES,annotations=d/instances.json; of others"),
         ("x.parquet", "'x.parquet': there is no such file or folder; check the path"),
         ("train.csv,label=y", "'train.csv': there is no such file"),
-        ("train.npz", "a file of arrays is no source; or give a function of yours .*: mypkg.data:build"),
+        ("train.npz", "a file of arrays is no source; give a function of yours .*: mypkg.data:build"),
         ("/data/a,b", "'/data/a,b': there is no such file"),
         ("a/b.png", "give the folder that holds one folder per class"),
         ("json:train.json", "json is a module of Python itself, and 'train.json' is no function of a module; known are coco, csv, digits, hf"),
