@@ -13,6 +13,7 @@ from kdcache.deferred import Tensor, torch
 Size: TypeAlias = int | tuple[int, int]
 """Pixels of a view: the side of a square one, or height and width."""
 
+MOST_CLASSES = 1 << 20
 MOST_SIDE = 1 << 14
 """Pixels along a side of a view or of a map."""
 MOST_PIXELS = 1 << 25

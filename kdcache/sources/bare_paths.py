@@ -12,24 +12,23 @@ from kdcache.sources.parquet_files import holds_images
 
 TABLES = {"csv": "csv", "tsv": "csv", "parquet": "parquet"}
 """The source of a table, by the ending of its file."""
-ARCHIVES = (
-    "txt",
-    "json",
-    "jsonl",
-    "arrow",
-    "npy",
-    "npz",
-    "h5",
-    "hdf5",
-    "mat",
-    "pkl",
-    "zip",
-    "lmdb",
-)
-"""Endings of files with data that are no source."""
 FUNCTION = (
     "a function of yours that returns a data set of (image, class index) pairs: mypkg.data:build"
 )
+_ARCHIVE = f"an archive is no source; unpack it to folders, or give {FUNCTION}"
+_ARRAYS = f"a file of arrays is no source; give {FUNCTION}"
+_LIST = (
+    "a list is no source; make it a table, a .csv file with the columns image and label, or give"
+    f" {FUNCTION}"
+)
+_SAVED = "a part of a data set is no source; give the folder that `datasets` saved"
+NO_SOURCES = {
+    **dict.fromkeys(("zip", "gz", "tgz", "bz2", "xz", "zst", "7z", "rar"), _ARCHIVE),
+    **dict.fromkeys(("txt", "json", "jsonl"), _LIST),
+    **dict.fromkeys(("npy", "npz", "h5", "hdf5", "mat", "pkl", "lmdb"), _ARRAYS),
+    "arrow": _SAVED,
+}
+"""Endings of files with data that are no source; for each of them why, and what helps."""
 _OPTIONS = re.compile(r",(?=[A-Za-z_][A-Za-z0-9_]*=)")
 """The comma before the options that may follow a path."""
 _NEEDS_CLASSES = {"masks": "segfolder", "labels": "yolo"}
@@ -68,7 +67,7 @@ def _is_path(text: str) -> bool:
         return False
     path = Path(text)
     is_package = (path / "__init__.py").exists()
-    has_extension = extension_of(text) in (*IMAGE_EXTENSIONS, *TABLES, *ARCHIVES, "tar")
+    has_extension = extension_of(text) in (*IMAGE_EXTENSIONS, *TABLES, *NO_SOURCES, "tar")
     return (
         "/" in text
         or has_extension
@@ -82,27 +81,55 @@ def _taken_for(path: str) -> Spec:
     Raises:
         UsageError: it is not there, or it cannot be told.
     """
-    folder = Path(path)
+    if Path(path).is_dir():
+        return _taken_for_folder(path)
     extension = extension_of(path)
-    if extension == "tar" or "*" in path or "{" in path or any(folder.glob("*.tar")):
+    is_pattern = not Path(path).exists() and ("*" in path or "{" in path)
+    if extension == "tar" or is_pattern:
         return Spec("tars", path)
-    if extension in ARCHIVES:
-        what = "an archive is no source: unpack it to folders, or"
-        if extension == "json":
-            what = f"if it is of COCO's, write coco:IMAGES,annotations={path}; if not,"
-        raise _unclear(path, f"{what} write {FUNCTION}")
-    if extension in IMAGE_EXTENSIONS:
-        way_out = "give the folder that holds one folder per class: imagefolder:FOLDER"
-        raise _unclear(path, way_out)
-    if not folder.exists():
-        raise _unclear(path, "there is nothing: check it, or write a spec such as imagefolder:PATH")
-    for name, source in _NEEDS_CLASSES.items():
-        if (folder / name).is_dir():
-            raise _unclear(path, f"write {source}:{path},classes=N")
-    if extension == "parquet" and folder.is_file() and holds_images(path):
+    _require_source(path, extension)
+    if not Path(path).exists():
+        way_out = "check the path, or write a spec such as imagefolder:PATH"
+        raise _unclear(path, f"there is no such file or folder; {way_out}")
+    if extension == "parquet" and holds_images(path):
         return Spec("hf", "parquet", {"data_files": path})
-    if extension in TABLES and folder.is_file():
+    if extension in TABLES:
         return Spec(TABLES[extension], path)
+    kinds = ", ".join(f".{ending}" for ending in (*TABLES, "tar"))
+    raise _unclear(path, f"the file is none of {kinds}; give one of these, or a folder")
+
+
+def _require_source(path: str, extension: str) -> None:
+    """Raise a UsageError if files of this ending are no source."""
+    if extension in IMAGE_EXTENSIONS:
+        raise _unclear(
+            path,
+            "a single image is no source; give the folder that holds one folder per class:"
+            " imagefolder:FOLDER",
+        )
+    if extension == "json":
+        coco = f"a file of COCO's is written coco:IMAGES,annotations={path}"
+        raise _unclear(path, f"{coco}; of others, {NO_SOURCES[extension]}")
+    if extension in NO_SOURCES:
+        raise _unclear(path, NO_SOURCES[extension])
+
+
+def _taken_for_folder(path: str) -> Spec:
+    """Return the spec that a folder is taken for, by what lies in it.
+
+    Raises:
+        UsageError: it cannot be told.
+    """
+    folder = Path(path)
+    if any(folder.glob("*.tar")):
+        return Spec("tars", path)
+    for name, source in _NEEDS_CLASSES.items():
+        if (folder / name).is_dir() and not _is_class_folder(folder, name):
+            raise _unclear(
+                path,
+                f"it holds a folder {name}, and its classes are not stated; write"
+                f" {source}:{path},classes=N, or imagefolder:{path} if {name} is a class",
+            )
     if (folder / "JPEGImages").is_dir():
         return Spec("voc", path)
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
@@ -110,5 +137,16 @@ def _taken_for(path: str) -> Spec:
     return Spec("imagefolder", path)
 
 
-def _unclear(path: str, way_out: str) -> UsageError:
-    return UsageError(f"source {shortened(path, 200)!r} is a path alone; {way_out}")
+def _is_class_folder(folder: Path, name: str) -> bool:
+    """Return whether the folder of this name in a folder is rather one of its classes: two others
+    or more lie beside it, and none of them is `images`."""
+    beside = []
+    for entry in folder.glob("*"):
+        is_other = entry.name != name and not entry.name.startswith(".")
+        if is_other and entry.is_dir():
+            beside.append(entry.name)
+    return len(beside) > 1 and "images" not in beside
+
+
+def _unclear(path: str, message: str) -> UsageError:
+    return UsageError(f"source {shortened(path, 200)!r}: {message}")

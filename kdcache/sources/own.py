@@ -10,7 +10,7 @@ from kdcache.config.user_functions import load_function, require_module
 from kdcache.errors import SourceError, UsageError, quoted
 from kdcache.runtime.image_items import as_image, described
 from kdcache.runtime.user_code import user_code
-from kdcache.sources.bare_paths import ARCHIVES, FUNCTION
+from kdcache.sources.bare_paths import FUNCTION, NO_SOURCES
 from kdcache.sources.dataset import DatasetSource, MapStyle
 from kdcache.sources.listings import IS_EMPTY, lacking_attributes
 from kdcache.sources.own_masks import open_own_masks
@@ -216,7 +216,7 @@ def _naming_others(spec: Spec, source_names: Collection[str]) -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        if spec.name in sys.stdlib_module_names or spec.name in ARCHIVES:
+        if spec.name in sys.stdlib_module_names or spec.name in NO_SOURCES:
             raise UsageError(f"source {spec}: {_no_source(spec, source_names)}") from error
         if spec.name in _OTHER_NAMES:
             raise UsageError(

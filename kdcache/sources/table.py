@@ -3,9 +3,7 @@
 import csv
 import io
 import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +13,15 @@ from kdcache.config.spec import Spec, Value, choose
 from kdcache.config.user_functions import check_options
 from kdcache.errors import SourceError, UsageError, quoted
 from kdcache.runtime.images import decode_image, file_bytes, read_image
-from kdcache.runtime.text_files import read_text
+from kdcache.runtime.text_files import read_text, require_unique
+from kdcache.shapes import MOST_CLASSES
 from kdcache.sources.class_files import read_class_names
 from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.files import are_files
 from kdcache.sources.parquet_files import check_columns, read_parquet
 from kdcache.sources.protocol import Contents, Source
-
-_NUMBER = re.compile(r"(-?[0-9]{1,9})(\.0+)?")
-"""A class index; programs write `3.0` where a column had a gap."""
+from kdcache.sources.table_labels import targets_of
+from kdcache.sources.table_spec import TableSpec
 
 
 class TableImages:
@@ -56,29 +54,6 @@ class TableImages:
         return decode_image(contents[0]), self.samples[index][1]
 
 
-@dataclass(frozen=True)
-class TableSpec:
-    """What the spec of a table says."""
-
-    kind: str
-    """The name of the source: `csv` or `parquet`."""
-    path: str
-    """Of the table."""
-    image: str
-    """The column of the paths."""
-    label: str
-    """The column of the labels."""
-    root: str
-    """The folder of the images."""
-    num_classes: int | None
-    class_names: tuple[str, ...] | None
-
-    @property
-    def columns(self) -> tuple[str, str]:
-        """The names of the columns that are read."""
-        return self.image, self.label
-
-
 def open_table(spec: Spec) -> Source:
     """Return the images that a table lists.
 
@@ -98,8 +73,7 @@ def open_table(spec: Spec) -> Source:
         lines = list(range(1, len(paths) + 1))
     if not paths:
         raise SourceError(f"{table.kind} {table.path} lists no image; give a table with lines")
-    texts = _label_texts(table, labels, lines)
-    targets, classes = _targets_of(table, texts, lines)
+    targets, classes = targets_of(table, labels, lines)
     images = _image_paths(table, paths, lines)
     dataset = TableImages(table.root, images, targets, classes)
     return DatasetSource(dataset, spec, lists_targets=True)
@@ -144,11 +118,14 @@ def _options(
 
 def _table_spec(spec: Spec, path: str) -> TableSpec:
     image, label, root, classes = _options(**spec.options)
-    num_classes = None
-    class_names = None
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
     if isinstance(classes, int) and not isinstance(classes, bool):
-        if classes < 1:
-            raise UsageError(f"{spec.name}: classes={classes}; it must be at least 1")
+        if not 1 <= classes <= MOST_CLASSES:
+            raise UsageError(
+                f"{spec.name}: classes={classes}; it must be a number from 1 to {MOST_CLASSES}, or"
+                " a file of names"
+            )
         num_classes = classes
     elif classes is not None:
         class_names = read_class_names(str(classes), spec.name)
@@ -174,7 +151,10 @@ def _csv_rows(path: str) -> list[tuple[int, list[str]]]:
             if any(fields):
                 rows.append((reader.line_num, fields))
     except csv.Error as error:
-        raise SourceError(f"csv {path}, line {reader.line_num}: {error}; mend it") from error
+        raise SourceError(
+            f"csv {path}, line {reader.line_num}: {error}; close each quote, and put a"
+            " field that holds a comma, a quote or the end of a line in quotes"
+        ) from error
     if not rows:
         raise SourceError(f"csv {path} is empty; its first line must name the columns")
     return rows
@@ -192,7 +172,7 @@ def _read_csv(table: TableSpec) -> tuple[list[Any], list[Any], list[int]]:
         if len(fields) != len(titles):
             raise SourceError(
                 f"csv {table.path}, line {line} has {len(fields)} fields, and the first line"
-                f" {len(titles)}; put those that hold a comma in quotes"
+                f" {len(titles)}; close each quote, and put fields that hold a comma in quotes"
             )
         paths.append(fields[image_place])
         labels.append(fields[label_place])
@@ -200,83 +180,23 @@ def _read_csv(table: TableSpec) -> tuple[list[Any], list[Any], list[int]]:
     return paths, labels, lines
 
 
-def _label_texts(table: TableSpec, labels: Sequence[Any], lines: Sequence[int]) -> list[str]:
-    """Return the labels as texts.
-
-    Raises:
-        SourceError: one is absent.
-    """
-    texts = []
-    for label, line in zip(labels, lines, strict=True):
-        text = ""
-        if label is not None:
-            text = str(label).strip()
-        if not text:
-            raise SourceError(
-                f"{table.kind} {table.path}, line {line} has no {table.label}; leave it out, or"
-                " give label=COLUMN"
-            )
-        texts.append(text)
-    return texts
-
-
-def _targets_of(
-    table: TableSpec, texts: Sequence[str], lines: Sequence[int]
-) -> tuple[list[int], tuple[str, ...] | int]:
-    """Return the class index of each label, and the names of the classes or their number.
-
-    Raises:
-        UsageError: a label that is no class.
-    """
-    names = table.class_names
-    matches = [_NUMBER.fullmatch(text) for text in texts]
-    numbers = [int(match[1]) for match in matches if match is not None]
-    are_indices = len(numbers) == len(texts) and not set(texts).intersection(names or ())
-    if are_indices:
-        num_classes = table.num_classes or max(numbers) + 1
-        _require_indices(table, numbers, num_classes, lines)
-        return numbers, names or num_classes
-    if names is None and table.num_classes is not None:
-        place = matches.index(None)
-        raise UsageError(
-            f"{table.kind} {table.path}, line {lines[place]}: label {quoted(texts[place])} is no"
-            f" class index from 0 to {table.num_classes - 1}; give classes=FILE, a name on each"
-            " line"
-        )
-    places = {name: index for index, name in enumerate(names or sorted(set(texts)))}
-    targets = []
-    for text, line in zip(texts, lines, strict=True):
-        if text not in places:
-            choose(text, places, f"label in line {line} of {table.path}")
-        targets.append(places[text])
-    return targets, tuple(places)
-
-
-def _require_indices(
-    table: TableSpec, numbers: Sequence[int], num_classes: int, lines: Sequence[int]
-) -> None:
-    for number, line in zip(numbers, lines, strict=True):
-        if not 0 <= number < num_classes:
-            raise UsageError(
-                f"{table.kind} {table.path}, line {line}: label {number} is no class index from 0"
-                f" to {num_classes - 1}; leave the line out, or give classes=N or a file of names"
-            )
-
-
 def _image_paths(table: TableSpec, paths: Sequence[Any], lines: Sequence[int]) -> list[str]:
     """Return the paths of the images below the folder; those that begin with / stay.
 
     Raises:
         SourceError: a line has none, or none of those that are looked at is there.
+        UsageError: two lines have the same.
     """
-    joined = []
+    joined: list[str] = []
     for path, line in zip(paths, lines, strict=True):
         if not isinstance(path, str) or not path:
             raise SourceError(
-                f"{table.kind} {table.path}, line {line} has {quoted(path)} as {table.image}, not"
+                f"{table.place(line)} has {quoted(path)} as {table.image}, not"
                 " the path of an image; give image=COLUMN"
             )
         joined.append(os.path.join(table.root, path))  # noqa: PTH118 # Path is slow on a million
+    normal_paths = map(os.path.normpath, joined)
+    require_unique(zip(lines, normal_paths, strict=True), f"{table.kind} {table.path}")
     if not are_files(joined):
         raise SourceError(
             f"{table.kind} {table.path}: there is no image {joined[0]}, nor any other that was"

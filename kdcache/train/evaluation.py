@@ -34,6 +34,10 @@ from kdcache.tasks import Score, open_task
 from kdcache.tasks.segmentation import check_window, slide
 from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader, load_recipe, shipped_recipes
 
+_STATED = "classes=FILE, a name on each line, or classes=N where labels are class indices"
+_STATED_CLASSES = {"csv": _STATED, "parquet": _STATED, "tars": "classes=N"}
+"""The options that state the classes of sources that else count those that occur."""
+
 
 class Evaluation:
     """The views that students are evaluated on."""
@@ -354,7 +358,7 @@ def _require_same_classes(training: Source, evaluated: Source) -> None:
     if evaluated.classes != training.classes:
         raise MismatchError(
             f"eval_data {evaluated.spec} has {evaluated.classes} classes, data {training.spec}"
-            f" {training.classes}; give sets of the same classes"
+            f" {training.classes}; {_same_classes(training, evaluated)}"
         )
     training_names = class_names_of(training)
     evaluated_names = class_names_of(evaluated)
@@ -364,5 +368,14 @@ def _require_same_classes(training: Source, evaluated: Source) -> None:
         if name != other:
             raise MismatchError(
                 f"eval_data {evaluated.spec} calls a class {other!r} that data {training.spec}"
-                f" calls {name!r}; give sets of the same classes"
+                f" calls {name!r}; {_same_classes(training, evaluated)}"
             )
+
+
+def _same_classes(*sources: Source) -> str:
+    """Return how two sources are made to have the same classes."""
+    for source in sources:
+        name = source.spec.partition(":")[0]
+        if name in _STATED_CLASSES:
+            return f"state the same classes for both: {_STATED_CLASSES[name]}"
+    return "give sets of the same classes"

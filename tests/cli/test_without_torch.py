@@ -46,7 +46,7 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     ((*DUMP, *TEACHER, "--seeds", "4:2"), "0:4 means"),
     ((*DUMP, *TEACHER, "--data", "dgits"), "did you mean 'digits'"),
     ((*DUMP, *TEACHER, "--data", "digits:tain"), "did you mean 'train'"),
-    ((*DUMP, *TEACHER, "--data", "/nowhere"), "is a path alone; there is nothing"),
+    ((*DUMP, *TEACHER, "--data", "/nowhere"), "there is no such file or folder"),
     ((*DUMP, *TEACHER, "--data", "csv:/nowhere.csv"), "is not a file"),
     ((*DUMP, *TEACHER, "--data", "digits:train,fold=5/5"), "it must be K/N"),
     ((*DUMP, *TEACHER, "--data", "imagefolder:/nowhere"), "is not a folder"),

@@ -1,7 +1,10 @@
 """Tables of images and labels: CSV and Parquet, names and numbers, one clear line for each
 mistake."""
 
+from collections.abc import Callable
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -95,11 +98,12 @@ def test_the_fingerprint_is_that_of_the_list_not_of_the_place(folder: Path) -> N
         ("image,label\na.png,\n", "", SourceError, "line 2 has no label"),
         ("image,label\n,1\n", "", SourceError, "line 2 has '' as image"),
         ("image,label\na.png,1,2\n", "", SourceError, "line 2 has 3 fields, and the first line 2"),
-        ("image,label\na.png,-1\n", "", UsageError, "line 2: label -1 is no class index"),
-        ("image,label\na.png,7\n", ",classes=5", UsageError, "label 7 is no class index from 0 to 4"),
+        ("image,label\na.png,-1\n", "", UsageError, "line 2: label '-1' is no class index from 0 to 1048575"),
+        ("image,label\na.png,7\n", ",classes=5", UsageError, "label '7' is no class index from 0 to 4"),
         ("image,label\na.png,dog\n", ",classes=5", UsageError, "label 'dog' is no class index"),
         ("image,label\na.png,dgo\n", ",classes=NAMES", UsageError, "label in line 2 .* did you mean 'dog'"),
-        (TABLE, ",classes=0", UsageError, "classes=0; it must be at least 1"),
+        (TABLE, ",classes=0", UsageError, "classes=0; it must be a number from 1 to 1048576"),
+        (TABLE, ",classes=999999999", UsageError, "classes=999999999; it must be a number from 1"),
         (TABLE, ",classes=/nowhere", UsageError, "neither a number nor a text file"),
         ("image,label\nnone.png,1\n", "", SourceError, "there is no image .*none.png.* give root=FOLDER"),
     ],
@@ -125,5 +129,114 @@ def test_a_table_that_is_none_is_told(folder: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'number'"):
         open_source(f"parquet:{folder}/train.parquet,label=nubmer")
     (folder / "a.csv").write_text('image,label\n"a.png,1\nb.png,2\n')
-    with pytest.raises(SourceError, match="line 3 has 1 fields"):
+    with pytest.raises(SourceError, match=r"line 3 has 1 fields, .*; close each quote"):
+        open_source(f"csv:{folder}/a.csv,root={folder}/images")
+    (folder / "a.csv").write_text('image,label\n"' + "a.png,1\n" * 20_000)
+    with pytest.raises(SourceError, match=r"field larger than field limit .*; close each quote"):
+        open_source(f"csv:{folder}/a.csv,root={folder}/images")
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Callable[..., Source]:
+    """Return what opens a table of labels, each with an image of its own."""
+
+    def open_labels(labels: list[Any] | pa.Array, options: str = "", kind: str = "csv") -> Source:
+        names = [f"{number}.png" for number in range(len(labels))]
+        write_images(tmp_path, dict.fromkeys(names, 1))
+        path = tmp_path / f"labels.{kind}"
+        if kind == "csv":
+            lines = [f"{name},{label}\n" for name, label in zip(names, labels, strict=True)]
+            path.write_text("image,label\n" + "".join(lines))
+        else:
+            parquet.write_table(pa.table({"image": names, "label": labels}), path)
+        return open_source(f"{kind}:{path}{options}")
+
+    return open_labels
+
+
+def test_one_bad_label_does_not_turn_class_indices_into_names(
+    opened: Callable[..., Source], tmp_path: Path
+) -> None:
+    labels = [*range(12), "?"]
+    message = (
+        r"line 14: label '\?' is no class index .*, as most labels are; mend the line, leave it"
+    )
+    with pytest.raises(UsageError, match=f"{message} out, or give classes=FILE"):
+        opened(labels)
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"c{number}\n" for number in range(12)))
+    with pytest.raises(UsageError, match=f"{message} out, or add it to the file of classes"):
+        opened(labels, f",classes={names}")
+    names.write_text("".join(f"{label}\n" for label in labels))
+    assert targets(opened(labels, f",classes={names}")) == list(range(13))
+
+
+def test_names_of_which_some_are_numbers_stay_names(opened: Callable[..., Source]) -> None:
+    source = opened(["cat", "7", "dog", "8"])
+    assert source.class_names == ("7", "8", "cat", "dog") and targets(source) == [2, 0, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["0", "1", "nan"], r"line 4 has no label \(nan\); leave it out"),
+        (["cat", "NaN"], r"line 3 has no label \(NaN\)"),
+        (["0", "<NA>"], "line 3 has no label"),
+        (
+            ["0", "0.5"],
+            "line 3: label '0.5' is no whole number; give class indices from 0, or give",
+        ),
+        (["cat", "1e-05"], "line 3: label '1e-05' is no whole number"),
+        (["0", "999999999"], "line 3: label '999999999' is no class index from 0 to 1048575"),
+        (
+            ["0", "1" * 19],
+            "line 3: label '1111111111111111111' is no class index from 0 to 1048575",
+        ),
+    ],
+)
+def test_a_label_that_is_none_is_refused_with_its_line(
+    opened: Callable[..., Source], labels: list[str], message: str
+) -> None:
+    with pytest.raises(KdcacheError, match=message):
+        opened(labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (pa.array([0, None, 1]), "line 2 has no label; leave it out"),
+        (pa.array([0.0, float("nan")]), r"line 2 has no label \(nan\)"),
+        (pa.array([0.0, 1.5]), "line 2: label '1.5' is no whole number"),
+        (pa.array([0.0, float("inf")]), "line 2: label 'inf' is no whole number"),
+        (pa.array([[0], [1]]), r"line 1: label \[0\] is neither UTF-8 text nor a number; give label=COLUMN"),
+        (pa.array([{"a": 1}]), "line 1: label {'a': 1} is neither UTF-8 text nor a number"),
+        (pa.array([date(2020, 1, 1)]), "line 1: label datetime.date.* is neither UTF-8 text"),
+        (pa.array([b"cat", b"\xff"]), r"line 2: label b'\\xff' is neither UTF-8 text nor a number; give label=COLUMN"),
+    ],
+)  # fmt: skip
+def test_a_label_of_a_parquet_file_that_is_none_is_refused_with_its_line(
+    opened: Callable[..., Source], labels: pa.Array, message: str
+) -> None:
+    with pytest.raises(KdcacheError, match=message):
+        opened(labels, kind="parquet")
+
+
+def test_whole_floats_are_numbers_and_bytes_are_text(opened: Callable[..., Source]) -> None:
+    whole = opened(pa.array([1.0, 0.0]), kind="parquet")
+    assert targets(whole) == [1, 0] and whole.class_names is None
+    assert opened(pa.array([b"dog", b"cat"]), kind="parquet").class_names == ("cat", "dog")
+
+
+def test_what_a_file_names_is_a_class_whatever_it_looks_like(
+    opened: Callable[..., Source], tmp_path: Path
+) -> None:
+    (tmp_path / "names.txt").write_text("nan\n0.5\n")
+    source = opened(["0.5", "nan"], f",classes={tmp_path}/names.txt")
+    assert targets(source) == [1, 0]
+
+
+@pytest.mark.parametrize("second", ["a.png,1", "./a.png,0", "below/../a.png,0"])
+def test_an_image_that_comes_twice_is_refused_with_both_lines(folder: Path, second: str) -> None:
+    (folder / "a.csv").write_text(f"image,label\na.png,0\nb.png,1\n{second}\n")
+    with pytest.raises(UsageError, match=r"images/a\.png' twice, in lines 2 and 4; keep one"):
         open_source(f"csv:{folder}/a.csv,root={folder}/images")

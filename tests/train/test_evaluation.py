@@ -13,7 +13,7 @@ from segmentation_files import write_pair
 from torchvision.datasets import ImageFolder
 
 from kdcache.cache.sample_checksums import CheckedSource
-from kdcache.errors import UnreadableSampleError
+from kdcache.errors import MismatchError, UnreadableSampleError
 from kdcache.runtime.device import ComputeConfig
 from kdcache.sources import open_source
 from kdcache.sources.index_cache import save_arrays
@@ -247,3 +247,23 @@ def test_an_evaluation_that_fails_costs_no_step(tmp_path: Path, settings: dict[s
     names = ("kind", "step", "loss", "top1", "eval_loss")
     mine, theirs = ([[line.get(name) for name in names] for line in one] for one in lines)
     assert mine == theirs
+
+
+def test_a_validation_table_that_lacks_a_class_says_how_classes_are_stated(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    few = tmp_path / "few.csv"
+    few.write_text("image,label\nval/a/00.png,0\n")
+    for data in (f"csv:{few}", f"csv:{few},fold=0/1"):
+        with pytest.raises(
+            MismatchError, match=r"has 1 classes, .* 2; state .*: classes=FILE, .* or classes=N"
+        ):
+            train(tmp_path / "run", **{**settings, "eval_data": data})
+    with pytest.raises(
+        MismatchError, match=r"calls a class 'b' .* calls 'a'; state .*: classes=FILE"
+    ):
+        (tmp_path / "names.txt").write_text("b\na\n")
+        named = f"csv:{few},classes={tmp_path}/names.txt"
+        train(tmp_path / "run", **{**settings, "eval_data": named})
+    stated = {**settings, "eval_data": f"csv:{few},classes=2", "epochs": 1}
+    assert train(tmp_path / "run", **stated)

@@ -15,11 +15,10 @@ from kdcache.cache.documents.schema import Items, Number, Table, Text, require
 from kdcache.config.spec import MOST_SPEC
 from kdcache.errors import quoted
 from kdcache.positions import Layout
-from kdcache.shapes import MOST_PIXELS, MOST_SIDE, as_size, sides
+from kdcache.shapes import MOST_CLASSES, MOST_PIXELS, MOST_SIDE, as_size, sides
 from kdcache.targets import KINDS, gives_maps
 from kdcache.views.stored_views import BYTES_PER_VIEW
 
-MOST_CLASSES = 1 << 20
 MOST_ROWS = 1 << 32
 MOST_UNIT_ROWS = 1 << 20
 MOST_UNIT_BYTES = 1 << 28
