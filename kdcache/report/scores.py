@@ -31,22 +31,22 @@ def title_of(name: str) -> str:
 
 def leading(names: Iterable[str]) -> str | None:
     """Return the score that runs are compared by; None if they have none."""
-    known = set(names)
+    candidates = set(names)
     for name in _LEADING:
-        if name in known:
+        if name in candidates:
             return name
     return None
 
 
-def told_scores(names: Iterable[str]) -> list[str]:
+def percent_scores(names: Iterable[str]) -> list[str]:
     """Return the scores in percent among some names, the leading one first."""
-    known = set(names)
-    told: list[str] = []
+    candidates = set(names)
+    scores: list[str] = []
     for prefix in ("", _AVERAGE):
         for name in TITLES:
-            if prefix + name in known:
-                told.append(prefix + name)
-    return told
+            if prefix + name in candidates:
+                scores.append(prefix + name)
+    return scores
 
 
 def class_scores(numbers: Iterable[str]) -> dict[str, str]:
