@@ -82,8 +82,8 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
             file.write(page.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise KdcacheError(
-            f"cannot write report {config.out}: {error.strerror}; make room there, or choose another"
-            " place with --out"
+            f"cannot write report {config.out}: {error.strerror}; choose another place, or make"
+            " room there"
         ) from error
     return _summary(config, groups, reference)
 

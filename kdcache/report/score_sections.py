@@ -79,8 +79,8 @@ def _table_caption(score: str | None) -> str:
         return "Means over repeats, runs that differ in nothing but run_seed and order_seed."
     return (
         "Mean \u00b1 standard error over repeats: runs that differ in nothing but run_seed and"
-        " order_seed. Differences are taken in pairs of the same seeds, and coloured where three or more"
-        " pairs all have the same sign. The best epoch is chosen on the"
+        " order_seed. Differences are taken in pairs of the same seeds, and coloured where"
+        " three or more pairs all have the same sign. The best epoch is chosen on the"
         " evaluation data itself, so its score is a little too high. Runs that trained side by"
         " side have the time and memory of all together."
     )
