@@ -27,8 +27,8 @@ from kdcache_cli.output import print_result
 def report(as_json: bool, **flags: Any) -> None:
     """Write one page on the runs in folders RUN, or in the folders that these hold.
 
-    Runs that differ in nothing but the run seed are one line: a mean with its standard error. The
-    page needs no network and no other file.
+    Runs that differ in nothing but run seed and order seed are one line: a mean with its standard
+    error. The page needs no network and no other file.
     """
     from kdcache.report.config import ReportConfig
     from kdcache.report.page import write_report
