@@ -40,7 +40,7 @@ def report(as_json: bool, **flags: Any) -> None:
 
 
 def _lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    from kdcache.report.scores import title_of
+    from kdcache.tasks.score_names import title_of
 
     lines = [("file", result["file"])]
     if result["score"] is not None:

@@ -8,8 +8,8 @@ from kdcache.report.dot_chart import Dots, dot_chart
 from kdcache.report.estimates import Estimate
 from kdcache.report.groups import Group
 from kdcache.report.score_sections import NARROW, WIDE, Section
-from kdcache.report.scores import class_score_title
 from kdcache.report.wording import NONE, number, with_error
+from kdcache.tasks.score_names import class_score_title
 
 _MOST_DRAWN = 30
 """Classes in a chart."""

@@ -7,9 +7,9 @@ from kdcache.errors import KdcacheError
 from kdcache.report.estimates import Estimate, estimate
 from kdcache.report.groups import Group
 from kdcache.report.runs import Numbers, Run
-from kdcache.report.scores import class_scores
 from kdcache.runtime.device import ComputeConfig
 from kdcache.runtime.wording import counted
+from kdcache.tasks.score_names import class_scores
 
 
 @dataclass(frozen=True, kw_only=True)

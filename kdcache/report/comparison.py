@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from kdcache.report.estimates import Difference, Estimate, paired_difference
 from kdcache.report.groups import Group
-from kdcache.report.scores import leading, title_of
 from kdcache.report.wording import signed, with_error
 from kdcache.runtime.wording import counted
+from kdcache.tasks.score_names import leading, title_of
 from kdcache.train.differences import FREE, differing_settings
 
 _CONDITIONS = ("eval_data", "eval_recipe")

@@ -15,9 +15,9 @@ from kdcache.report.comparison import (
 )
 from kdcache.report.groups import Group
 from kdcache.report.line_chart import Axis, Line, line_chart
-from kdcache.report.scores import percent_scores, title_of
 from kdcache.report.wording import NONE, number, signed, with_error
 from kdcache.runtime.wording import counted, human_bytes, human_seconds
+from kdcache.tasks.score_names import percent_scores, title_of
 from kdcache.train.differences import FREE
 
 Section = dict[str, Any]
