@@ -48,8 +48,12 @@ def difference_from(group: Group, reference: Group, score: str) -> Difference | 
 
 
 def unlike_note(groups: Sequence[Group]) -> str:
-    """Return why some groups are not compared; nothing where all are."""
-    scored = [group for group in groups if leading_score([group]) is not None]
+    """Return why some groups are not compared, of those with finished runs; nothing where all
+    are."""
+    scored: list[Group] = []
+    for group in groups:
+        if group.finished and leading_score([group]) is not None:
+            scored.append(group)
     conditions: dict[str, None] = {}
     for group in scored[1:]:
         conditions |= dict.fromkeys(unlike_conditions(group, scored[0]))

@@ -136,10 +136,11 @@ def test_a_classifier_is_not_compared_with_a_run_of_segmentation(tmp_path: Path)
     assert "accuracy or IoU (%)" in page.text
 
 
-def test_a_line_without_scores_hinders_no_comparison(tmp_path: Path) -> None:
+def test_a_line_without_results_hinders_no_comparison(tmp_path: Path) -> None:
     forged_run(tmp_path / "runs" / "a", rising(50), eval_data="digits:val")
     forged_run(tmp_path / "runs" / "b", rising(60), eval_data="digits:val", label_smoothing=0.1)
     forged_run(tmp_path / "runs" / "c", [{}])
+    forged_run(tmp_path / "runs" / "d", rising(70), eval_data="digits:train", is_finished=False)
     page, _ = written(tmp_path, tmp_path / "runs")
     assert "scores highest:" in page.text and "Lines differ in" not in page.text
 
