@@ -5,7 +5,6 @@ from typing import Any
 
 import click
 
-from kdcache.report.scores import OF_CLASSES, TITLES
 from kdcache_cli.options import JSON, check_early, compute, configured
 from kdcache_cli.output import print_result
 
@@ -60,6 +59,8 @@ def _sides(window: str) -> list[int]:
 
 
 def _lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    from kdcache.tasks.score_names import TITLES
+
     scores = result["scores"]
     lines = [
         ("model", result["model"]),
@@ -75,6 +76,8 @@ def _lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _class_lines(scores: Mapping[str, float]) -> list[tuple[str, str]]:
     """Return the scores of the classes, the lowest first; of many some."""
+    from kdcache.tasks.score_names import OF_CLASSES
+
     classes: list[tuple[float, str]] = []
     for name, value in scores.items():
         if name.startswith(OF_CLASSES):

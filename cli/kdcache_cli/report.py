@@ -27,8 +27,8 @@ from kdcache_cli.output import print_result
 def report(as_json: bool, **flags: Any) -> None:
     """Write one page on the runs in folders RUN, or in the folders that these hold.
 
-    Runs that differ in nothing but the run seed are one line: a mean with its standard error. The
-    page needs no network and no other file.
+    Runs that differ in nothing but run seed and order seed are one line: a mean with its standard
+    error. The page needs no network and no other file.
     """
     from kdcache.report.config import ReportConfig
     from kdcache.report.page import write_report
@@ -40,20 +40,22 @@ def report(as_json: bool, **flags: Any) -> None:
 
 
 def _lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    from kdcache.report.scores import title_of
+    from kdcache.tasks.score_names import title_of
 
     lines = [("file", result["file"])]
+    title = "score"
     if result["score"] is not None:
-        lines.append(("score", f"{title_of(result['score'])} in percent, last epoch"))
+        title = title_of(result["score"])
+        lines.append(("score", f"{title} in percent, last epoch"))
     for line in result["lines"]:
-        lines.append((line["name"], _line_text(line, result["against"])))
+        lines.append((line["name"], _line_text(line, title, result["against"])))
     return lines
 
 
-def _line_text(line: Mapping[str, Any], against: str) -> str:
+def _line_text(line: Mapping[str, Any], title: str, against: str) -> str:
     score = line["score"]
     if score is None:
-        return "no score"
+        return f"no {title}"
     text = f"{score['mean']:.2f}"
     if score["standard_error"] is not None:
         text += f" ± {score['standard_error']:.2f} over {score['n']} runs"

@@ -216,12 +216,16 @@ def _memory_text(peak_memory: dict[str, int]) -> str:
 
 def _run_lines(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Return a line for each of several runs."""
+    from kdcache.tasks.score_names import leading, title_of
+
     lines: list[tuple[str, str]] = []
     for result in results:
         text = f"loss {result['train_loss']:.4f}"
-        for name, value in _score_lines(result):
-            if name != "average":
-                text += f", {name} {value}"
+        name = leading(result)
+        if name is not None:
+            text += f", {title_of(name)} {result[name]:.2f} %"
+        for title, value in _best_lines(result, name):
+            text += f", {title} {value}"
         lines.append((result["run"], text))
     return lines
 
@@ -237,24 +241,20 @@ def _train_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _score_lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    name = "top1"
-    label = "top-1"
-    for other, other_label in (("miou", "mIoU"), ("ap", "AP")):
-        if f"best_{other}" in result:
-            name = other
-            label = other_label
-    pixels = ""
-    if "pixel_accuracy" in result:
-        pixels = f", {result['pixel_accuracy']:.2f} % of the pixels right"
+    from kdcache.tasks.score_names import leading, percent_scores, title_of
+
     lines: list[tuple[str, str]] = []
-    if name in result:
-        lines.append((label, f"{result[name]:.2f} %{pixels}"))
-    if f"ema_{name}" in result:
-        lines.append(("average", f"{result[f'ema_{name}']:.2f} %"))
-    if f"best_{name}" in result:
-        whose = "the student"
-        if result["best_weights"] == "ema":
-            whose = "the average"
-        score = f"{result[f'best_{name}']:.2f} %, {whose} after epoch {result['best_epoch']}"
-        lines.append(("best", f"{score}: {result['run']}/best.safetensors"))
-    return lines
+    for name in percent_scores(result):
+        lines.append((title_of(name), f"{result[name]:.2f} %"))
+    return lines + _best_lines(result, leading(result))
+
+
+def _best_lines(result: Mapping[str, Any], name: str | None) -> list[tuple[str, str]]:
+    """Return a line on the epoch that scored best by the leading score `name`, if there is one."""
+    if f"best_{name}" not in result:
+        return []
+    whose = "the student"
+    if result["best_weights"] == "ema":
+        whose = "the average"
+    score = f"{result[f'best_{name}']:.2f} %, {whose} after epoch {result['best_epoch']}"
+    return [("best", f"{score}: {result['run']}/best.safetensors")]

@@ -85,7 +85,8 @@ def _statistics(cache: Cache) -> dict[str, float]:
     )
     parts = []
     for commit in commits:
-        parts.append((commit.statistics, commit.stop - commit.start))
+        num_present = commit.stop - commit.start - len(commit.absent)
+        parts.append((commit.statistics, num_present))
     return mean_statistics(parts)
 
 

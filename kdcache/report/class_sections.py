@@ -8,8 +8,8 @@ from kdcache.report.dot_chart import Dots, dot_chart
 from kdcache.report.estimates import Estimate
 from kdcache.report.groups import Group
 from kdcache.report.score_sections import NARROW, WIDE, Section
-from kdcache.report.scores import class_score_title
 from kdcache.report.wording import NONE, number, with_error
+from kdcache.tasks.score_names import class_score_title
 
 _MOST_DRAWN = 30
 """Classes in a chart."""
@@ -33,9 +33,11 @@ def class_section(
     """
     if not scores:
         return {"figures": [], "rows": [], "caption": ""}
-    first = next(iter(scores.values()))
     classes = _lowest_first(scores)
-    kind = class_score_title([f"{first.kind}/"])
+    titles: dict[str, None] = {}
+    for group_scores in scores.values():
+        titles[class_score_title([f"{group_scores.kind}/"])] = None
+    kind = " or ".join(titles)
     dots: list[Dots] = []
     for style, group in enumerate(groups):
         if group.name in scores:
@@ -92,12 +94,12 @@ def _calibration_text(groups: Sequence[Group], scores: Mapping[str, ClassScores]
 def confusion_section(groups: Sequence[Group], scores: Mapping[str, ClassScores]) -> Section:
     """Return which classes are taken for which: whole tables of few classes, of many the most
     frequent pairs."""
-    known = [group for group in groups if group.name in scores]
-    if not any(scores[group.name].confusions for group in known):
+    if not any(group_scores.confusions for group_scores in scores.values()):
         return {"matrices": [], "pairs": []}
     names: dict[str, None] = {}
-    for group in known:
-        names |= dict.fromkeys(scores[group.name].values)
+    for group in groups:
+        if group.name in scores:
+            names |= dict.fromkeys(scores[group.name].values)
     classes = list(names)
     if len(classes) > _MOST_IN_MATRIX:
         return _pairs_section(groups, scores)
@@ -151,16 +153,19 @@ def _pairs_section(groups: Sequence[Group], scores: Mapping[str, ClassScores]) -
     for pair in order[:_MOST_PAIRS]:
         cells: list[str] = []
         for group in groups:
-            pair_share: float | None = None
-            if group.name in scores:
-                pair_share = scores[group.name].confusions.get(pair)
-            cells.append(NONE if pair_share is None else number(pair_share))
+            cells.append(_pair_cell(scores.get(group.name), pair))
         rows.append({"name": pair, "cells": cells})
     caption = (
         "Percent of the samples of a class that are taken for another, means over repeats: the"
         f" {len(rows)} pairs with the largest share in any line."
     )
     return {"matrices": [], "pairs": rows, "caption": caption}
+
+
+def _pair_cell(scores: ClassScores | None, pair: str) -> str:
+    if scores is None or pair not in scores.confusions:
+        return NONE
+    return number(scores.confusions[pair])
 
 
 def teacher_figure(

@@ -7,8 +7,9 @@ from kdcache.errors import KdcacheError
 from kdcache.report.estimates import Estimate, estimate
 from kdcache.report.groups import Group
 from kdcache.report.runs import Numbers, Run
-from kdcache.report.scores import class_scores
 from kdcache.runtime.device import ComputeConfig
+from kdcache.runtime.wording import counted
+from kdcache.tasks.score_names import class_scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,18 +31,33 @@ def recorded_scores(group: Group) -> ClassScores | None:
     return _scores_of([run.last for run in group.finished])
 
 
-def evaluated_scores(group: Group, compute: ComputeConfig) -> tuple[ClassScores | None, str]:
-    """Return the scores by class of a group's best weights, and what is wrong where there are
-    none."""
+def evaluated_scores(
+    group: Group, compute: ComputeConfig
+) -> tuple[ClassScores | None, Sequence[str]]:
+    """Return the scores by class of a group's best weights, means over those of its runs that can
+    be evaluated, and a sentence on each that cannot."""
+    if not group.finished:
+        return None, [f"No scores by class of {group.name}: none of its runs is finished."]
     numbers: list[Numbers] = []
+    problems: list[str] = []
     for run in group.finished:
+        if run.config.eval_data is None:
+            problems.append(
+                f"No scores by class of run {run.folder}: it was trained without evaluation data,"
+                " eval_data."
+            )
+            continue
         try:
             numbers.append(_evaluated(run, compute))
         except KdcacheError as error:
-            return None, f"No scores by class of {group.name}: {error}"
-    if not numbers:
-        return None, f"No scores by class of {group.name}: none of its runs is finished."
-    return _scores_of(numbers), ""
+            problems.append(f"No scores by class of run {run.folder}: {error}")
+    scores = _scores_of(numbers)
+    if scores is not None and problems:
+        problems.append(
+            f"Scores by class of {group.name} are means over {len(numbers)} of its"
+            f" {counted(len(group.finished), 'finished run')}."
+        )
+    return scores, problems
 
 
 def _evaluated(run: Run, compute: ComputeConfig) -> Numbers:

@@ -22,6 +22,8 @@ from kdcache.report.svg import (
 _LEAST_ROW = 22.0
 _SHIFT = 5.0
 """Pixels between the lines of a class."""
+_NARROW = 500
+"""Pixels across which there is room for few numbers."""
 _TOP = 8.0
 _BOTTOM = 38.0
 
@@ -47,7 +49,10 @@ def dot_chart(dots: Sequence[Dots], classes: Sequence[str], title: str, *, width
     low, high = _bounds(dots)
     across = Scale(low, high, left, width - 14)
     bottom = height - _BOTTOM
-    for value in ticks(low, high, 6 if width > 500 else 4):
+    most_ticks = 4
+    if width > _NARROW:
+        most_ticks = 6
+    for value in ticks(low, high, most_ticks):
         x = across(value)
         add(root, "line", x1=x, x2=x, y1=_TOP, y2=bottom, class_="grid")
         add(root, "text", f"{value:g}", x=x, y=bottom + 16, class_="tick middle")

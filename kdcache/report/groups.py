@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kdcache.config.files import flat_settings
@@ -117,8 +118,11 @@ def reference_of(groups: Sequence[Group], against: str | None) -> Group:
                 return group
         return groups[0]
     for group in groups:
-        folders = [str(run.folder) for run in group.runs]
-        if against == group.name or against.rstrip("/") in folders:
+        if against == group.name:
+            return group
+    place = Path(against).resolve()
+    for group in groups:
+        if any(run.folder.resolve() == place for run in group.runs):
             return group
     choose(against, [group.name for group in groups], "line to compare with")
     raise AssertionError

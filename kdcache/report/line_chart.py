@@ -203,7 +203,7 @@ def _thinned(curve: Mapping[int, Estimate]) -> dict[int, Estimate]:
     """Return some hundred points of a longer curve, the last one among them."""
     epochs = sorted(curve)
     stride = -(-len(epochs) // _MOST_POINTS)
-    kept = epochs[::stride]
-    if epochs and kept[-1] != epochs[-1]:
-        kept.append(epochs[-1])
-    return {epoch: curve[epoch] for epoch in kept}
+    drawn = epochs[::stride]
+    if epochs and drawn[-1] != epochs[-1]:
+        drawn.append(epochs[-1])
+    return {epoch: curve[epoch] for epoch in drawn}

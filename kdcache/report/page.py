@@ -14,8 +14,9 @@ from kdcache.errors import KdcacheError, one_line, printable
 from kdcache.report.caches import CacheFacts, cache_facts, cache_paths
 from kdcache.report.class_sections import class_section, confusion_section, teacher_figure
 from kdcache.report.classes import ClassScores, evaluated_scores, recorded_scores
+from kdcache.report.comparison import difference_from, leading_score, unlike_note, verdict
 from kdcache.report.config import ReportConfig
-from kdcache.report.estimates import Estimate, paired_difference
+from kdcache.report.estimates import Estimate
 from kdcache.report.groups import Group, grouped, reference_of
 from kdcache.report.runs import read_runs
 from kdcache.report.score_sections import (
@@ -23,15 +24,12 @@ from kdcache.report.score_sections import (
     common_settings,
     curves,
     differing_settings_table,
-    leading_score,
     parts,
     run_rows,
     score_table,
     setting_text,
 )
-from kdcache.report.scores import title_of
 from kdcache.report.svg import add_mark, canvas, markup
-from kdcache.report.wording import signed, with_error
 from kdcache.runtime.console import say
 from kdcache.runtime.files import whole_file
 from kdcache.runtime.wording import counted
@@ -69,17 +67,24 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
         UsageError: folders that are no runs, or nothing of the name to compare with.
         KdcacheError: files that cannot be read, or the page cannot be written.
     """
-    groups = grouped(read_runs(config.runs))
+    runs = read_runs(config.runs)
+    groups = grouped(runs)
     reference = reference_of(groups, config.against)
     groups = [reference, *[group for group in groups if group is not reference]]
-    caches = [cache_facts(path) for path in cache_paths([run for g in groups for run in g.runs])]
+    note = unlike_note(groups)
+    if note:
+        say(f"note: {note}")
+    caches = [cache_facts(path) for path in cache_paths(runs)]
     looks = _looked_at(groups, config)
     page = _rendered(_context(groups, reference, caches, looks))
     try:
         with whole_file(Path(config.out), is_synced=False) as file:
             file.write(page.encode("utf-8", "backslashreplace"))
     except OSError as error:
-        raise KdcacheError(f"cannot write report {config.out}: {error.strerror}") from error
+        raise KdcacheError(
+            f"cannot write report {config.out}: {error.strerror}; choose another place, or make"
+            " room there"
+        ) from error
     return _summary(config, groups, reference)
 
 
@@ -113,12 +118,12 @@ def _evaluate(groups: Sequence[Group], config: ReportConfig, looks: _Looks) -> N
     """Take the scores by class of each group's best weights."""
     looks.is_evaluated = True
     for group in groups:
-        say(f"report: evaluating {counted(len(group.finished), 'run')} of {group.name}")
-        scores, problem = evaluated_scores(group, config.compute)
+        if group.finished:
+            say(f"report: evaluating {counted(len(group.finished), 'run')} of {group.name}")
+        scores, problems = evaluated_scores(group, config.compute)
         if scores is not None:
             looks.scores[group.name] = scores
-        elif problem:
-            looks.class_notes.append(problem)
+        looks.class_notes += problems
 
 
 def _context(
@@ -138,7 +143,7 @@ def _context(
         "version": __version__,
         "title": _title(groups),
         "subtitle": _subtitle(groups),
-        "verdict": _verdict(groups, reference),
+        "verdict": verdict(groups, reference),
         "lines": lines,
         "table": score_table(groups, reference),
         "curves": curves(groups),
@@ -173,40 +178,6 @@ def _subtitle(groups: Sequence[Group]) -> str:
     return " \u00b7 ".join(texts)
 
 
-def _verdict(groups: Sequence[Group], reference: Group) -> list[tuple[str, str]]:
-    """Return in pieces of a sentence which group scores highest, and by how much; each piece with
-    what it is: a `name`, a `number` or nothing."""
-    score = leading_score(groups)
-    means: dict[str, Estimate] = {}
-    if score is not None:
-        for group in groups:
-            mean = group.estimate(score)
-            if mean is not None:
-                means[group.name] = mean
-    if score is None or not means:
-        return []
-    best = max((group for group in groups if group.name in means), key=lambda g: means[g.name].mean)
-    mean = means[best.name]
-    pieces = [
-        (best.name, "name"),
-        (f" scores highest: {title_of(score)} ", ""),
-        (f"{with_error(mean)} %", "number"),
-        (f" in the last epoch, over {counted(mean.count, 'run')}.", ""),
-    ]
-    difference = paired_difference(best.values(score), reference.values(score))
-    if best is reference or difference is None:
-        return pieces
-    pairs = counted(difference.estimate.count, "pair")
-    return [
-        *pieces,
-        (" That is ", ""),
-        (signed(difference), "number"),
-        (" points against ", ""),
-        (reference.name, "name"),
-        (f", higher in {difference.num_higher} of {pairs} with the same run seed.", ""),
-    ]
-
-
 def _views(looks: _Looks) -> Section:
     return {
         "caption": looks.view_caption,
@@ -217,11 +188,12 @@ def _views(looks: _Looks) -> Section:
 
 
 def _last_finished(groups: Sequence[Group]) -> str:
+    """Return when the last run was finished; nothing where none is, or none says when."""
     times: list[str] = []
     for group in groups:
         for run in group.finished:
             times.append(str((run.result or {}).get("finished", "")))
-    return max(times, default="") or "at an unknown time"
+    return max(times, default="")
 
 
 def _summary(config: ReportConfig, groups: Sequence[Group], reference: Group) -> dict[str, Any]:
@@ -239,8 +211,8 @@ def _summary(config: ReportConfig, groups: Sequence[Group], reference: Group) ->
             mean = group.estimate(score)
             if mean is not None:
                 line["score"] = mean.to_json()
-            difference = paired_difference(group.values(score), reference.values(score))
-            if difference is not None and group is not reference:
+            difference = difference_from(group, reference, score)
+            if difference is not None:
                 line["difference"] = difference.to_json()
         lines.append(line)
     return {"file": config.out, "score": score, "against": reference.name, "lines": lines}

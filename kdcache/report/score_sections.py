@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdcache.config.files import flat_settings
-from kdcache.report.estimates import paired_difference
+from kdcache.report.comparison import (
+    difference_from,
+    leading_score,
+    unlike_conditions,
+    unlike_note,
+)
 from kdcache.report.groups import Group
 from kdcache.report.line_chart import Axis, Line, line_chart
-from kdcache.report.scores import leading, title_of, told_scores
 from kdcache.report.wording import NONE, number, signed, with_error
 from kdcache.runtime.wording import counted, human_bytes, human_seconds
+from kdcache.tasks.score_names import percent_scores, title_of
 from kdcache.train.differences import FREE
 
 Section = dict[str, Any]
@@ -34,15 +39,6 @@ class Cell:
     """What stands below it."""
     css: str = ""
     """Its class."""
-
-
-def leading_score(groups: Sequence[Group]) -> str | None:
-    """Return the score that groups are compared by: that of their results, else of their epochs."""
-    names: dict[str, None] = {}
-    for group in groups:
-        for run in group.runs:
-            names |= dict.fromkeys([*(run.result or {}), *run.last])
-    return leading(names)
 
 
 def score_table(groups: Sequence[Group], reference: Group) -> Section:
@@ -80,11 +76,11 @@ def score_table(groups: Sequence[Group], reference: Group) -> Section:
 
 def _table_caption(score: str | None) -> str:
     if score is None:
-        return "Means over repeats, runs that differ in nothing but the run seed."
+        return "Means over repeats, runs that differ in nothing but run_seed and order_seed."
     return (
-        "Mean \u00b1 standard error over repeats: runs that differ in nothing but the run seed."
-        " Differences are taken in pairs of the same run seed, and coloured where three or more"
-        " pairs all have the same sign. The best epoch is chosen on the"
+        "Mean \u00b1 standard error over repeats: runs that differ in nothing but run_seed and"
+        " order_seed. Differences are taken in pairs of the same seeds, and coloured where"
+        " three or more pairs all have the same sign. The best epoch is chosen on the"
         " evaluation data itself, so its score is a little too high. Runs that trained side by"
         " side have the time and memory of all together."
     )
@@ -96,11 +92,16 @@ def _table_notes(groups: Sequence[Group], score: str | None) -> list[str]:
     for group in groups:
         num_unfinished += len(group.runs) - len(group.finished)
     if num_unfinished:
-        be = "is" if num_unfinished == 1 else "are"
+        verb = "are"
+        if num_unfinished == 1:
+            verb = "is"
         notes.append(
-            f"{counted(num_unfinished, 'run')} {be} not finished; the table leaves them out, the"
+            f"{counted(num_unfinished, 'run')} {verb} not finished; the table leaves them out, the"
             " curves show the epochs that are there."
         )
+    note = unlike_note(groups)
+    if note:
+        notes.append(note)
     if score is None:
         notes.append("No run has scores: none was given evaluation data, or no epoch has ended.")
     elif any(len(group.finished) == 1 for group in groups):
@@ -113,7 +114,7 @@ def _result_scores(groups: Sequence[Group]) -> list[str]:
     for group in groups:
         for run in group.finished:
             names |= dict.fromkeys(run.result or {})
-    return told_scores(names)
+    return percent_scores(names)
 
 
 def _has_losses(groups: Sequence[Group]) -> bool:
@@ -143,9 +144,12 @@ def _score_cells(group: Group, reference: Group, score: str, others: Sequence[st
 def _difference_cell(group: Group, reference: Group, score: str) -> Cell:
     if group is reference:
         return Cell("reference")
-    difference = paired_difference(group.values(score), reference.values(score))
+    conditions = unlike_conditions(group, reference)
+    if conditions:
+        return Cell(NONE, f"other {' and '.join(conditions)}")
+    difference = difference_from(group, reference, score)
     if difference is None:
-        return Cell(NONE, "no run seed in common")
+        return Cell(NONE, "no seeds in common")
     count = difference.estimate.count
     cell = Cell(signed(difference))
     cell.small = f"higher in {difference.num_higher} of {counted(count, 'pair')}"
@@ -164,11 +168,14 @@ def _cost_cells(group: Group) -> list[Cell]:
         peaks = (run.result or {}).get("peak_memory")
         if isinstance(peaks, Mapping):
             memory += [float(peak) for peak in peaks.values() if isinstance(peak, int | float)]
-    return [
-        Cell(NONE if seconds is None else human_seconds(seconds.mean)),
-        Cell(NONE if rate is None else f"{rate.mean:,.0f}"),
-        Cell(human_bytes(max(memory)) if memory else NONE),
-    ]
+    cells = [Cell(NONE), Cell(NONE), Cell(NONE)]
+    if seconds is not None:
+        cells[0].text = human_seconds(seconds.mean)
+    if rate is not None:
+        cells[1].text = f"{rate.mean:,.0f}"
+    if memory:
+        cells[2].text = human_bytes(max(memory))
+    return cells
 
 
 def curves(groups: Sequence[Group]) -> Section:

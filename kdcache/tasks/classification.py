@@ -21,13 +21,14 @@ from kdcache.tasks.deviations import row_deviations
 from kdcache.tasks.label_notes import class_text, is_one_class_only, missing_classes
 from kdcache.tasks.losses import refuse_positions
 from kdcache.tasks.picture import Picture, ShownView
+from kdcache.tasks.score_names import BEST
 
 
 class Classification:
     """The task `classification`."""
 
     name: ClassVar[str] = ClassLabel.task
-    best: ClassVar[str] = "top1"
+    best: ClassVar[str] = BEST[name]
     summary: ClassVar[tuple[str, ...]] = ("top1", "top5", "eval_loss")
     scores_whole_images: ClassVar[bool] = False
 

@@ -30,6 +30,7 @@ from kdcache.tasks.detection_picture import draw_detection
 from kdcache.tasks.deviations import row_deviations
 from kdcache.tasks.label_notes import missing_classes
 from kdcache.tasks.picture import Picture, ShownView
+from kdcache.tasks.score_names import BEST
 
 _FEW_VIEWS = 4
 
@@ -38,7 +39,7 @@ class Detection:
     """The task `detection`."""
 
     name: ClassVar[str] = ClassBoxes.task
-    best: ClassVar[str] = "ap"
+    best: ClassVar[str] = BEST[name]
     summary: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75")
     scores_whole_images: ClassVar[bool] = False
 

@@ -28,6 +28,7 @@ from kdcache.tasks.label_notes import class_text, missing_classes
 from kdcache.tasks.losses import refuse_positions
 from kdcache.tasks.map_sizes import masks_at, upsampled
 from kdcache.tasks.picture import Picture, ShownView
+from kdcache.tasks.score_names import BEST
 from kdcache.tasks.segmentation_picture import draw_segmentation
 
 AUXILIARY = 0.4
@@ -46,7 +47,7 @@ class Segmentation:
     align_corners: bool = False
     """How logits are upsampled where labels are compared, see `upsampled`."""
     name: ClassVar[str] = ClassMask.task
-    best: ClassVar[str] = "miou"
+    best: ClassVar[str] = BEST[name]
     summary: ClassVar[tuple[str, ...]] = ("miou", "pixel_accuracy", "eval_loss")
     scores_whole_images: ClassVar[bool] = True
 

@@ -1,5 +1,6 @@
 """How the settings of a run differ from those that it was begun with."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ from kdcache.losses import open_loss
 from kdcache.models.registry import FAMILIES
 from kdcache.train.config import TrainConfig
 from kdcache.train.optim import has_same_rates
-from kdcache.views import load_recipe
+from kdcache.views import recipe_table
 
 _HOW = (
     "log_steps",
@@ -76,8 +77,16 @@ def _meant_model(text: str) -> Spec:
     return replace(spec, options={"pretrained": family.is_pretrained, **spec.options})
 
 
-def _meant_recipe(text: str) -> str:
-    return load_recipe(text).fingerprint
+def _meant_recipe(text: str) -> dict[str, Any]:
+    """Return what decides a recipe's random draws, as its file has it: it is read without torch.
+
+    Input size and evaluation recipe are not among it, see `Recipe.fingerprint`, which is made of
+    the text of the transforms: there 1 and 1.0 differ.
+    """
+    table = {"mode": "RGB", **recipe_table(text)}
+    table.pop("size", None)
+    table.pop("eval", None)
+    return {**table, "transforms": json.dumps(table.get("transforms"), sort_keys=True, default=str)}
 
 
 _MEANINGS: dict[str, Callable[[Any], Any]] = {

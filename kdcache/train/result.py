@@ -7,17 +7,9 @@ from typing import Any
 import numpy as np
 
 from kdcache.runtime.console import say
+from kdcache.tasks.score_names import leading_scores, title_of
 from kdcache.train.config import TrainConfig
 from kdcache.train.trainer import Trainer
-
-_SCORE_TITLES = {
-    "top1": "top-1",
-    "miou": "mIoU",
-    "ap": "AP",
-    "ema_top1": "of the average",
-    "ema_miou": "mIoU of the average",
-    "ema_ap": "AP of the average",
-}
 
 
 def say_epoch(line: Mapping[str, Any], num_epochs: int, *, of: str = "", left: str = "") -> None:
@@ -30,9 +22,8 @@ def say_epoch(line: Mapping[str, Any], num_epochs: int, *, of: str = "", left: s
         left: how long the rest takes.
     """
     scores = ""
-    for key, title in _SCORE_TITLES.items():
-        if key in line:
-            scores += f", {title} {line[key]:.2f} %"
+    for name in leading_scores(line):
+        scores += f", {title_of(name)} {line[name]:.2f} %"
     run = f"{of}: " if of else ""
     outlook = f", {left}" if left else ""
     say(

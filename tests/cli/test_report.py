@@ -48,3 +48,10 @@ def test_a_run_alone_is_a_report(tmp_path: Path) -> None:
     run = forged_run(tmp_path / "run", rising(50.0))
     text = kdcache("report", run, "-o", tmp_path / "r.html", "--no-evaluate")
     assert "ce     50.00" in text and "±" not in text
+
+
+def test_a_line_of_another_task_has_not_the_score_of_the_others(tmp_path: Path) -> None:
+    forged_run(tmp_path / "runs" / "a", rising(50.0))
+    forged_run(tmp_path / "runs" / "b", rising(40.0, "miou"), label_smoothing=0.1)
+    text = kdcache("report", tmp_path / "runs", "-o", tmp_path / "r.html", "--no-evaluate")
+    assert "label_smoothing 0.1  no top-1" in text

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from caches import manifest
-from forged_runs import compared_runs
+from forged_runs import compared_runs, forged_run, rising
 from hub_server import hub_server
 from layouts import LAYOUTS, manifest_fields, row_codec_of
 
@@ -164,6 +164,14 @@ def test_mistakes_are_told_without_torch(tmp_path: Path) -> None:
     lines = last_lines(tmp_path, [words for words, _ in MISTAKES])
     for (words, message), (code, line) in zip(MISTAKES, lines, strict=True):
         assert code in (1, 2) and message in line, (words, line)
+
+
+def test_a_report_on_runs_of_unlike_recipes_takes_no_torch(tmp_path: Path) -> None:
+    for recipe in ("digits", "cifar"):
+        forged_run(tmp_path / "runs" / recipe, rising(50), recipe=recipe)
+    words = ("report", "runs", "-o", "r.html", "--no-evaluate")
+    ((code, line),) = last_lines(tmp_path, [words])
+    assert code == 0 and "against cifar" in line, line
 
 
 def test_the_process_has_no_torch(tmp_path: Path) -> None:

@@ -90,6 +90,17 @@ def test_others_are_compared_with_labels_alone_or_the_line_that_is_named(tmp_pat
         reference_of(groups, "kl:tau=3")
 
 
+def test_the_line_to_compare_with_is_named_by_any_path_of_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared_runs(tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "runs" / "di-0")
+    groups = groups_in(Path("runs"))
+    for path in ("./runs/di-1", "runs/../runs/di-2/", str(tmp_path / "runs" / "di-0"), "link"):
+        assert reference_of(groups, path).name == "dist:tau=4"
+
+
 def test_a_curve_has_the_epochs_that_all_repeats_have(tmp_path: Path) -> None:
     forged_run(tmp_path / "a", rising(50))
     forged_run(tmp_path / "b", rising(60, num_epochs=5)[:3], run_seed=1, is_finished=False)

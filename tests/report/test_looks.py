@@ -22,7 +22,8 @@ from kdcache.cache import open_cache
 from kdcache.cache.source import views_of
 from kdcache.report.classes import evaluated_scores
 from kdcache.report.config import ReportConfig
-from kdcache.report.examples import Example, looked_at
+from kdcache.report.example import Example
+from kdcache.report.examples import looked_at
 from kdcache.report.groups import Group, grouped
 from kdcache.report.page import write_report
 from kdcache.report.runs import read_runs
@@ -49,8 +50,8 @@ def groups_in(folder: Path) -> list[Group]:
 
 def test_scores_by_class_are_means_of_those_of_evaluate(folder: Path) -> None:
     (group, _) = groups_in(folder)
-    scores, problem = evaluated_scores(group, IN_PROCESS)
-    assert scores is not None and not problem
+    scores, problems = evaluated_scores(group, IN_PROCESS)
+    assert scores is not None and not problems
     told = [kdcache_json("evaluate", run.folder, *PLACE)["scores"] for run in group.runs]
     for name, value in scores.values.items():
         expected = [each[f"accuracy/{name}"] for each in told]
@@ -60,6 +61,28 @@ def test_scores_by_class_are_means_of_those_of_evaluate(folder: Path) -> None:
     for label, value in scores.values.items():
         wrong = [s for pair, s in scores.confusions.items() if pair.startswith(f"{label} as ")]
         assert value.mean + sum(wrong) == pytest.approx(100), "a row of the table is all samples"
+
+
+def test_a_run_that_cannot_be_evaluated_leaves_the_scores_of_its_line(
+    folder: Path, tmp_path: Path
+) -> None:
+    for name in ("ce0", "ce1"):
+        shutil.copytree(folder / "runs" / name, tmp_path / "runs" / name)
+    for name in ("best.safetensors", "student.safetensors"):
+        (tmp_path / "runs" / "ce0" / name).unlink()
+    (group,) = groups_in(tmp_path)
+    scores, problems = evaluated_scores(group, IN_PROCESS)
+    assert scores is not None and {value.count for value in scores.values.values()} == {1}
+    assert "runs/ce0" in problems[0] and "has no weights yet" in problems[0]
+    assert problems[1] == "Scores by class of ce are means over 1 of its 2 finished runs."
+
+
+def test_a_run_without_evaluation_data_is_told_in_words_of_the_page(tmp_path: Path) -> None:
+    forged_run(tmp_path / "runs" / "a", [{}])
+    (group,) = groups_in(tmp_path)
+    scores, (problem,) = evaluated_scores(group, IN_PROCESS)
+    assert scores is None and "trained without evaluation data, eval_data" in problem
+    assert "--data" not in problem
 
 
 def test_examples_are_the_views_and_what_is_said_of_them(folder: Path) -> None:

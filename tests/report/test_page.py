@@ -102,9 +102,53 @@ def test_a_sentence_says_which_line_scores_highest(compared: tuple[Page, dict[st
     page, _ = compared
     assert (
         "dist:tau=4 scores highest: top-1 84.17 ± 0.44 % in the last epoch, over 3 runs. That is"
-        " +3.17 ± 0.44 points against ce, higher in 3 of 3 pairs with the same run seed."
+        " +3.17 ± 0.44 points against ce, higher in 3 of 3 pairs with the same seeds."
     ) in "".join(page.texts)
     assert "\\x" not in page.text, "no escape in the page's own words"
+
+
+def test_scores_on_unlike_data_are_not_compared(tmp_path: Path) -> None:
+    forged_run(tmp_path / "runs" / "a", rising(50), eval_data="digits:val")
+    forged_run(tmp_path / "runs" / "b", rising(60), eval_data="digits:train")
+    page, result = written(tmp_path, tmp_path / "runs")
+    assert "scores highest:" not in page.text and "Lines differ in eval_data:" in page.text
+    assert [line["difference"] for line in result["lines"]] == [None, None]
+    (row,) = [row for row in page.rows if len(row) > 5 and "60.00" in row[2]]
+    assert row[3] == "\u2013other eval_data"
+
+
+def test_lines_of_one_evaluation_are_compared_beside_one_of_another(tmp_path: Path) -> None:
+    forged_run(tmp_path / "runs" / "a", rising(50))
+    forged_run(tmp_path / "runs" / "b", rising(60), label_smoothing=0.1)
+    forged_run(tmp_path / "runs" / "c", rising(70), eval_recipe="eval-whole")
+    page, result = written(tmp_path, tmp_path / "runs")
+    differences = [line["difference"] for line in result["lines"]]
+    assert differences[1]["mean"] == pytest.approx(10) and differences[2] is None
+    assert "scores highest:" not in page.text and "Lines differ in eval_recipe:" in page.text
+
+
+def test_a_classifier_is_not_compared_with_a_run_of_segmentation(tmp_path: Path) -> None:
+    classes = {"accuracy/cat": 50.0}
+    forged_run(tmp_path / "runs" / "a", [{"top1": 50.0, **classes}])
+    forged_run(tmp_path / "runs" / "b", [{"miou": 40.0, "iou/sky": 40.0}], label_smoothing=0.1)
+    page, _ = written(tmp_path, tmp_path / "runs")
+    assert "scores highest:" not in page.text and "Lines differ in task:" in page.text
+    assert "accuracy or IoU (%)" in page.text
+
+
+def test_a_line_without_results_hinders_no_comparison(tmp_path: Path) -> None:
+    forged_run(tmp_path / "runs" / "a", rising(50), eval_data="digits:val")
+    forged_run(tmp_path / "runs" / "b", rising(60), eval_data="digits:val", label_smoothing=0.1)
+    forged_run(tmp_path / "runs" / "c", [{}])
+    forged_run(tmp_path / "runs" / "d", rising(70), eval_data="digits:train", is_finished=False)
+    page, _ = written(tmp_path, tmp_path / "runs")
+    assert "scores highest:" in page.text and "Lines differ in" not in page.text
+
+
+def test_the_footer_says_nothing_of_an_end_that_is_not_there(tmp_path: Path) -> None:
+    forged_run(tmp_path / "run", rising(50), is_finished=False)
+    page, _ = written(tmp_path, tmp_path / "run")
+    assert "Made with kdcache" in page.text and "The last run was finished" not in page.text
 
 
 def test_the_page_is_whole_and_alone(compared: tuple[Page, dict[str, Any]]) -> None:

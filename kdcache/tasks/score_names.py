@@ -1,6 +1,9 @@
-"""Scores by their names in a run's files: what a page calls them, and which one leads."""
+"""Scores by their names in results: what users are told that they are, and which one leads; without
+torch."""
 
 from collections.abc import Iterable, Sequence
+
+from kdcache.targets import ClassBoxes, ClassLabel, ClassMask
 
 TITLES = {
     "top1": "top-1",
@@ -15,13 +18,14 @@ TITLES = {
 """Scores in percent, in the order in which they are told."""
 OF_CLASSES = ("accuracy/", "iou/", "ap/")
 """What the names of scores of single classes begin with."""
-_LEADING = ("top1", "miou", "ap")
-"""The score that the best weights of a run have most of, one of each task."""
+BEST = {ClassLabel.task: "top1", ClassMask.task: "miou", ClassBoxes.task: "ap"}
+"""The score that the best weights of a run have most of, by the task."""
 _AVERAGE = "ema_"
+"""What the names of scores of averaged weights begin with."""
 
 
 def title_of(name: str) -> str:
-    """Return what a page calls a score; one of the average of weights says so."""
+    """Return what users are told that a score is; one of the average of weights says so."""
     base = name.removeprefix(_AVERAGE)
     title = TITLES.get(base, base)
     if base != name:
@@ -31,22 +35,32 @@ def title_of(name: str) -> str:
 
 def leading(names: Iterable[str]) -> str | None:
     """Return the score that runs are compared by; None if they have none."""
-    known = set(names)
-    for name in _LEADING:
-        if name in known:
+    candidates = set(names)
+    for name in BEST.values():
+        if name in candidates:
             return name
     return None
 
 
-def told_scores(names: Iterable[str]) -> list[str]:
+def leading_scores(names: Iterable[str]) -> list[str]:
+    """Return the score that runs are compared by and that of the average of weights, as far as they
+    are among some names."""
+    candidates = set(names)
+    name = leading(candidates)
+    if name is None:
+        return []
+    return [each for each in (name, _AVERAGE + name) if each in candidates]
+
+
+def percent_scores(names: Iterable[str]) -> list[str]:
     """Return the scores in percent among some names, the leading one first."""
-    known = set(names)
-    told: list[str] = []
+    candidates = set(names)
+    scores: list[str] = []
     for prefix in ("", _AVERAGE):
         for name in TITLES:
-            if prefix + name in known:
-                told.append(prefix + name)
-    return told
+            if prefix + name in candidates:
+                scores.append(prefix + name)
+    return scores
 
 
 def class_scores(numbers: Iterable[str]) -> dict[str, str]:

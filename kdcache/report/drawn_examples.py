@@ -1,0 +1,76 @@
+"""Examples of maps and boxes: the task's own pictures of views."""
+
+import io
+from collections.abc import Sequence
+from functools import partial
+
+from kdcache.cache import Cache
+from kdcache.cache.source import views_of
+from kdcache.codec_error.plot import require_matplotlib
+from kdcache.errors import KdcacheError
+from kdcache.report.example import (
+    NUM_EACH,
+    Example,
+    Views,
+    best_student,
+    first_rows,
+    image_address,
+    logits_of,
+    seed_of,
+)
+from kdcache.report.groups import Group
+from kdcache.runtime.device import Compute
+from kdcache.tools.show import Student, draw_view
+
+_MOST_DRAWN = 3
+"""Students whose maps are drawn."""
+
+
+def drawn_views(cache: Cache, data: str | None, groups: Sequence[Group], compute: Compute) -> Views:
+    """Return the task's own pictures of the first views of a cache: what the teacher says and, of
+    segmentation, what students say."""
+    require_matplotlib()
+    seed = seed_of(cache)
+    students: list[Student] = []
+    problems: list[str] = []
+    caption = f"The first views of seed {seed} in the cache's order, which is random: what is right"
+    if cache.manifest.layout.maps is not None:
+        students, problems = _map_students(cache, data, groups, compute)
+        caption += ", and what the teacher and the best of each line's first finished run say."
+    else:
+        caption += ", and what the teacher says. Boxes of students are not drawn."
+    examples: list[Example] = []
+    for row in first_rows(cache, seed, NUM_EACH):
+        for student in (None, *students):
+            examples.append(_drawn_example(cache, int(row), seed, data, student))
+    return Views(caption=caption, examples=examples, problems=problems)
+
+
+def _drawn_example(
+    cache: Cache, row: int, seed: int, data: str | None, student: Student | None
+) -> Example:
+    index = int(cache.order[row])
+    drawn = draw_view(cache, index=index, seed=seed, data=data, student=student)
+    file = io.BytesIO()
+    drawn.picture.figure.savefig(file, dpi=110, format="png")
+    who = "teacher" if student is None else student.name
+    confidence = f"{who} is sure by {100 * drawn.picture.confidence:.1f} %"
+    return Example(image=image_address(file.getvalue()), key=drawn.key, label=confidence)
+
+
+def _map_students(
+    cache: Cache, data: str | None, groups: Sequence[Group], compute: Compute
+) -> tuple[list[Student], list[str]]:
+    """Return students of segmentation, and why there are no others."""
+    classes = views_of(cache, data).source.classes
+    students: list[Student] = []
+    problems: list[str] = []
+    for group in groups[:_MOST_DRAWN]:
+        if group.finished:
+            try:
+                model = best_student(group, cache, classes, compute)
+            except KdcacheError as error:
+                problems.append(f"No student of {group.name} in the examples: {error}")
+                continue
+            students.append(Student(group.name, partial(logits_of, model, compute)))
+    return students, problems
