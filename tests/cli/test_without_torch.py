@@ -184,5 +184,5 @@ def test_what_a_finished_run_was_made_from_may_be_gone(tmp_path: Path) -> None:
     config = TrainConfig(run=str(tmp_path), student="timm:x", cache="/nowhere", data="digits")
     with pytest.raises(KdcacheError, match="/nowhere"):
         check_specs([config])
-    (tmp_path / "result.json").touch()
+    (tmp_path / "result.json").write_text(json.dumps({"epochs": config.epochs}))
     check_specs([config])
