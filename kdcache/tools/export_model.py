@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdcache.errors import KdcacheError, ModelError
+from kdcache.errors import ModelError
 from kdcache.models.model import open_model
 from kdcache.models.vision_model import VisionModel
 from kdcache.models.weight_facts import weight_facts
 from kdcache.models.weight_record import weight_record
 from kdcache.runtime.console import say
-from kdcache.runtime.files import whole_file
+from kdcache.runtime.files import write_file
 from kdcache.runtime.user_code import user_code
 from kdcache.shapes import Logits, Probabilities, Views, sides
 from kdcache.targets import ClassLabel
@@ -102,7 +102,7 @@ def export_model(config: ExportModelConfig) -> dict[str, Any]:
     }
     with _exporting(saved.spec):
         data = _WRITERS[config.ending](exported, images, output, metadata)
-    _write(Path(config.out), data)
+    write_file(Path(config.out), data)
     return {
         "model": saved.spec,
         "out": config.out,
@@ -181,13 +181,3 @@ def _exporting(spec: str) -> Iterator[None]:
     ):
         warnings.simplefilter("ignore")  # of torch about itself
         yield
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        with whole_file(path) as file:
-            file.write(data)
-    except OSError as error:
-        raise KdcacheError(
-            f"cannot write {path}: {error.strerror or error}; write elsewhere, or make room"
-        ) from error

@@ -109,11 +109,13 @@ def test_onnx_passes_its_own_checker(run: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_be_exported_is_told(run: Path, tmp_path: Path) -> None:
     assert "known: .onnx, .pt, .pt2" in mistake("export-model", run, tmp_path / "a.tflite")
-    assert "there is no folder" in mistake("export-model", run, tmp_path / "x" / "a.pt2")
+    assert "does not exist; make it first" in mistake("export-model", run, tmp_path / "x" / "a.pt2")
+    (tmp_path / "folder.pt2").mkdir()
+    assert "it is a folder" in mistake("export-model", "tim:x", tmp_path / "folder.pt2")
     assert "is no run" in mistake("export-model", tmp_path, tmp_path / "a.pt2")
     line = mistake("export-model", "tiny_models:by_value,mean=0.5,std=0.5", tmp_path / "a.pt2")
     assert "export of model tiny_models:by_value" in line and "may depend on values" in line
-    assert not [*tmp_path.iterdir()]
+    assert [file.name for file in tmp_path.iterdir()] == ["folder.pt2"]
 
 
 def test_onnx_that_is_not_installed_is_told(
