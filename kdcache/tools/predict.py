@@ -20,7 +20,12 @@ from kdcache.sources.parquet_files import require_pyarrow
 from kdcache.targets import ClassLabel, task_of
 from kdcache.tools.predict_config import PARQUET, PredictConfig, data_of
 from kdcache.tools.predictions import Predictions
-from kdcache.tools.saved_classes import known_classes, names_for, require_classifier
+from kdcache.tools.saved_classes import (
+    CLASSES_ADVICE,
+    known_classes,
+    names_for,
+    require_classifier,
+)
 from kdcache.tools.saved_model import SavedModel, find_model
 from kdcache.tools.saved_views import saved_recipes
 from kdcache.views import Recipe, ViewDataset, ViewLoader
@@ -59,7 +64,13 @@ def predict_saved(config: PredictConfig) -> dict[str, Any]:
         labelled = source
     training, recipe = saved_recipes(saved, config.recipe)
     classes, names = known_classes(saved, config.classes, labelled)
-    model = open_model(saved.spec, classes=classes, recipe=training, trained=True)
+    model = open_model(
+        saved.spec,
+        classes=classes,
+        recipe=training,
+        trained=True,
+        classes_advice=CLASSES_ADVICE,
+    )
     predictions, num_unreadable = _predicted(
         config, saved, model, source=source, recipe=recipe, names=names
     )

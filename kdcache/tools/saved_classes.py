@@ -13,6 +13,8 @@ from kdcache.targets import ClassLabel
 from kdcache.tools.saved_model import SavedModel, find_model
 from kdcache.views import recipe_table
 
+CLASSES_ADVICE = "give --classes {given}, or a file with as many names"
+"""What to do with a model of other classes; `given` is how many it has."""
 Classes = tuple[int | None, Sequence[str] | None]
 """How many classes there are, None for as many as the model has, and their names, if known."""
 

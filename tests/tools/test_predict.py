@@ -179,6 +179,7 @@ def test_weights_that_say_nothing_take_their_classes_from_the_user(
     names.write_text("\n".join("abcdefghij"))
     kdcache(*words, "-o", out, "--classes", names)
     assert table(out)[1][1] == "abcdefghij"[best[0]]
+    assert "are asked for: give --classes 10, or" in mistake(*words, "-o", out, "--classes", 7)
     assert "neither a number nor" in mistake(*words, "-o", out, "--classes", "many")
 
 
