@@ -7,7 +7,6 @@ from kdcache.errors import brief
 from kdcache.models.weight_formats import some_names
 from kdcache.models.weight_parts import Content, Part
 
-
 TEACHER_ADVICE = (
     "add --teacher-classes {given} to the dump (a student then needs a map of classes), or take a"
     " teacher of the data's classes"
