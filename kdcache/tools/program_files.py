@@ -3,7 +3,6 @@ with the model, so that no file is wrong without a word."""
 
 import io
 import json
-import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
@@ -24,8 +23,6 @@ _EXAMPLE_IMAGES = 2
 """In the batch that is traced; torch would take 1 for the only size."""
 _TOLERANCE = 1e-3
 """Of the largest number that the model gives: other libraries add in another order."""
-_LOGGERS = ("torch", "onnx_ir", "onnxscript")
-"""They tell the user of their own insides."""
 _WAY_OUT = (
     "its code may depend on pixels or on the size of a batch; mend it, or write another kind of"
     " file"
@@ -98,27 +95,11 @@ def _exporting(spec: str) -> Iterator[None]:
     """
     with (
         warnings.catch_warnings(),
-        _quiet_loggers(),
-        redirect_stderr(io.StringIO()),  # torch prints the whole graph
+        redirect_stderr(io.StringIO()),  # the libraries print graphs, and log of their own insides
         user_code(f"export of model {spec}", ModelError, way_out=_WAY_OUT),
     ):
         warnings.simplefilter("ignore")  # of torch about itself
         yield
-
-
-@contextmanager
-def _quiet_loggers() -> Iterator[None]:
-    """Keep the loggers of the libraries silent in the block."""
-    levels: dict[str, int] = {}
-    for name in _LOGGERS:
-        logger = logging.getLogger(name)
-        levels[name] = logger.level
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
 
 
 def _onnx_bytes(
