@@ -228,6 +228,17 @@ def by_value(classes: int = 10) -> nn.Module:
     return ByValue()
 
 
+def by_darkest(classes: int = 10) -> nn.Module:
+    """Add a number that is read from the pixels, of which `torch.jit.trace` makes a constant."""
+
+    class ByDarkest(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits = images.flatten(1)[:, :classes]
+            return torch.cat([logits[:, 1:], logits[:, :1] + images.min().item()], 1)
+
+    return ByDarkest()
+
+
 def metrics_to(path: str) -> Any:
     """Give a function that appends lines of metrics to a file, as loggers of users do."""
 

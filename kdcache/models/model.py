@@ -36,6 +36,7 @@ from kdcache.models.specs import (
 from kdcache.models.task_models import model_class
 from kdcache.models.trial import require_plain_state, tried_layout
 from kdcache.models.vision_model import VisionModel, last_linear_names
+from kdcache.models.weight_misfit import TEACHER_ADVICE
 from kdcache.models.weights import load_weights
 from kdcache.views import Recipe
 
@@ -49,6 +50,7 @@ def open_model(
     recipe: Recipe,
     trained: bool = False,
     task: str = "classification",
+    classes_advice: str = TEACHER_ADVICE,
 ) -> VisionModel:
     """Return the model that a spec names, for views of `recipe`.
 
@@ -59,6 +61,7 @@ def open_model(
         recipe: gives the channels, and the input size of models that take any.
         trained: whether weights are required, as for a teacher; its head is then never replaced.
         task: `classification` or `segmentation`, the source's.
+        classes_advice: what to do with a trained model of other classes, see `TEACHER_ADVICE`.
 
     Raises:
         UsageError: an unknown model or option; the nearest is suggested.
@@ -108,6 +111,7 @@ def open_model(
             spec=spec,
             classes=classes,
             is_teacher=trained,
+            classes_advice=classes_advice,
             drawn_names=drawn_names,
         )
     if files.backbone is not None:
@@ -118,7 +122,9 @@ def open_model(
         )
     preprocessing = chosen_preprocessing({**wishes, **stated_wishes}, recipe, text)
     model = make(module, preprocessing, text)
-    model.layout = tried_layout(model, classes, recipe.channels, is_teacher=trained)
+    model.layout = tried_layout(
+        model, classes, recipe.channels, is_teacher=trained, classes_advice=classes_advice
+    )
     require_plain_state(module, text)
     return model
 

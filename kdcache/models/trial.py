@@ -15,7 +15,7 @@ from kdcache.models.vision_model import (
     kind_text,
     num_classes,
 )
-from kdcache.models.weight_misfit import classes_advice
+from kdcache.models.weight_misfit import TEACHER_ADVICE
 from kdcache.positions import Layout
 from kdcache.runtime.user_code import user_code
 from kdcache.shapes import sides, size_text
@@ -27,8 +27,16 @@ def tried_layout(
     channels: int,
     *,
     is_teacher: bool,
+    classes_advice: str = TEACHER_ADVICE,
 ) -> Layout:
     """Run one empty view, and return what the positions of its logits are.
+
+    Args:
+        model: that is tried.
+        classes: that it is to have, if that is known.
+        channels: of a view.
+        is_teacher: whether it may have other classes than the data.
+        classes_advice: what to do with a teacher of other classes, see `TEACHER_ADVICE`.
 
     Raises:
         ModelError: it fails, or gives something else than logits of so many classes.
@@ -37,7 +45,7 @@ def tried_layout(
     given_classes = num_classes(output)
     if classes is not None and given_classes != classes:
         if is_teacher:
-            way_out = classes_advice(given_classes)
+            way_out = classes_advice.format(given=given_classes)
         else:
             way_out = "give it as many in its spec"
         misfit = f"gives {given_classes} classes, and {classes} are asked for"

@@ -4,6 +4,7 @@ It lies in the metadata of safetensors, as text, in the words of timm's model co
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,13 +103,13 @@ def facts_of(metadata: Mapping[str, str]) -> WeightFacts | None:
     try:
         facts = WeightFacts(
             task=metadata["task"],
-            num_classes=_whole_number(metadata["num_classes"]),
+            num_classes=_whole_number(json.loads(metadata["num_classes"])),
             label_names=_names(metadata.get("label_names")),
             input_size=tuple(map(_whole_number, _parsed_list(metadata["input_size"]))),
-            mean=tuple(map(float, _parsed_list(metadata["mean"]))),
-            std=tuple(map(float, _parsed_list(metadata["std"]))),
+            mean=tuple(map(_finite_number, _parsed_list(metadata["mean"]))),
+            std=tuple(map(_finite_number, _parsed_list(metadata["std"]))),
         )
-    except (KeyError, ValueError, TypeError, RecursionError):
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
         return None
     if not _are_possible(facts):
         return None
@@ -122,14 +123,26 @@ def _are_possible(facts: WeightFacts) -> bool:
         return False
     if facts.num_classes > _MOST_CLASSES or {len(facts.mean), len(facts.std)} != {channels}:
         return False
+    if min(facts.std) <= 0:
+        return False
     names = facts.label_names
     return names is None or len(names) == facts.num_classes
 
 
 def _whole_number(value: Any) -> int:
-    number = int(value)
-    if number < 1:
-        raise ValueError(f"{number} is not above 0")
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"a {type(value).__name__} is no whole number")
+    if value < 1:
+        raise ValueError(f"{value} is not above 0")
+    return value
+
+
+def _finite_number(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"a {type(value).__name__} is no number")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is not finite")
     return number
 
 

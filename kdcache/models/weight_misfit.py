@@ -7,13 +7,11 @@ from kdcache.errors import brief
 from kdcache.models.weight_formats import some_names
 from kdcache.models.weight_parts import Content, Part
 
-
-def classes_advice(classes: int) -> str:
-    """Return what to do with a teacher of so many classes, where the data has others."""
-    return (
-        f"add --teacher-classes {classes} to the dump (a student then needs a map of classes), or "
-        "take a teacher of the data's classes"
-    )
+TEACHER_ADVICE = (
+    "add --teacher-classes {given} to the dump (a student then needs a map of classes), or take a"
+    " teacher of the data's classes"
+)
+"""What to do with a teacher of other classes than the data; `given` is how many it has."""
 
 
 def other_content(content: Content, parts: Sequence[Part]) -> str:
@@ -34,15 +32,16 @@ def other_content(content: Content, parts: Sequence[Part]) -> str:
     )
 
 
-def misfit(part: Part, classes: int, *, is_teacher: bool) -> str:
-    """Return what does not fit, first what explains most."""
+def misfit(part: Part, classes: int, *, is_teacher: bool, advice: str = TEACHER_ADVICE) -> str:
+    """Return what does not fit, first what explains most; of a teacher of other classes with the
+    advice for it, see `TEACHER_ADVICE`."""
     subject = ""
     if part.name:
         subject = f"(part {brief(part.name)}) "
     file_classes = _other_classes(part, classes)
     if file_classes:
         if is_teacher:
-            way_out = classes_advice(file_classes)
+            way_out = advice.format(given=file_classes)
         else:
             way_out = (
                 f"add head=new, which draws its last layers anew, take weights of {classes}, or"

@@ -16,7 +16,7 @@ from kdcache.config.spec import Spec
 from kdcache.errors import ModelError, UsageError, brief
 from kdcache.models.weight_content import read_weight_file
 from kdcache.models.weight_formats import some_names
-from kdcache.models.weight_misfit import misfit, other_content
+from kdcache.models.weight_misfit import TEACHER_ADVICE, misfit, other_content
 from kdcache.models.weight_parts import Part, parts_of
 from kdcache.models.weight_record import require_recorded
 from kdcache.runtime.console import say
@@ -45,6 +45,7 @@ def load_weights(
     spec: Spec,
     classes: int,
     is_teacher: bool = False,
+    classes_advice: str = TEACHER_ADVICE,
     drawn_names: Collection[str] = (),
     is_backbone: bool = False,
 ) -> None:
@@ -58,6 +59,7 @@ def load_weights(
         spec: of the model.
         classes: that the model has.
         is_teacher: whether the model may have other classes than the data.
+        classes_advice: what to do with a teacher of other classes, see `TEACHER_ADVICE`.
         drawn_names: of the model's tensors that stay as they are, drawn anew.
         is_backbone: whether the model is the backbone of another, and the file's classifier is left
             out.
@@ -81,7 +83,8 @@ def load_weights(
     part = parts[0]
     _require_plain(path, part)
     if not part.fits:
-        raise ModelError(f"weights file {path} {misfit(part, classes, is_teacher=is_teacher)}")
+        reason = misfit(part, classes, is_teacher=is_teacher, advice=classes_advice)
+        raise ModelError(f"weights file {path} {reason}")
     _require_numbers(path, part)
     if part.name != key:
         _tell(path, part, _fitting_names(parts[1:]))

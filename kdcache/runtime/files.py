@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from kdcache.errors import KdcacheError, UsageError
+
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")
 
 
@@ -84,6 +86,36 @@ def whole_file(
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file that the user names, whole or not at all.
+
+    Raises:
+        KdcacheError: it cannot be written.
+    """
+    try:
+        with whole_file(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise KdcacheError(
+            f"cannot write {path}: {error.strerror or error}; write elsewhere, or make room"
+        ) from error
+
+
+def require_writable(path: Path) -> None:
+    """Check that a file that the user names can be written, before the work that it holds.
+
+    Raises:
+        UsageError: it is a folder, or its own folder does not exist or cannot be written.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"cannot write {path}: folder {folder} does not exist; make it first")
+    if path.is_dir():
+        raise UsageError(f"cannot write {path}: it is a folder; name a file")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot write {path}: folder {folder} is read-only; write elsewhere")
 
 
 def _keep(path: Path, kept_as: Path) -> None:

@@ -17,7 +17,7 @@ from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.digits import DIGITS_TRAIN, Digits
 from kdcache.sources.masks import MaskSource
 from kdcache.sources.own import as_source
-from kdcache.sources.plain_images import are_plain_images, open_plain_images
+from kdcache.sources.plain_images import open_plain_images, path_of_images
 from kdcache.sources.protocol import Sample, Source, class_names_of
 from kdcache.sources.registry import check_source, open_source
 from kdcache.sources.tars import TarSource
@@ -31,13 +31,13 @@ __all__ = [
     "Sample",
     "Source",
     "TarSource",
-    "are_plain_images",
     "as_source",
     "check_source",
     "class_names_of",
     "mean_image_bytes",
     "open_plain_images",
     "open_source",
+    "path_of_images",
     "stored_image",
     "stored_target",
 ]

@@ -9,7 +9,19 @@ from kdcache.config.spec import choose
 from kdcache.errors import SourceError
 from kdcache.runtime.user_code import exception_text
 
-_WAY_OUT = "pip install 'kdcache[hub]', or write the table as CSV"
+
+def require_pyarrow() -> None:
+    """Check that Parquet files can be read and written.
+
+    Raises:
+        SourceError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise SourceError(
+            "a Parquet file needs pyarrow; pip install 'kdcache[hub]', or use a CSV file"
+        ) from error
 
 
 def holds_images(path: str) -> bool:
@@ -56,10 +68,9 @@ def check_columns(path: str, columns: Sequence[str]) -> None:
 
 
 def _opened(path: str) -> Any:
-    try:
-        from pyarrow import parquet  # noqa: PLC0415
-    except ImportError as error:
-        raise SourceError(f"a Parquet file needs pyarrow; {_WAY_OUT}") from error
+    require_pyarrow()
+    from pyarrow import parquet  # noqa: PLC0415
+
     with _reading(path):
         return parquet.ParquetFile(Path(path))
 

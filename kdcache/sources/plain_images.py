@@ -9,6 +9,7 @@ from PIL import Image
 from kdcache.config.spec import Spec
 from kdcache.errors import SourceError
 from kdcache.runtime.images import read_image
+from kdcache.sources.bare_paths import spec_of_path
 from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.folder_files import (
     IMG_EXTENSIONS,
@@ -19,6 +20,7 @@ from kdcache.sources.folder_files import (
     tell_passed_over,
 )
 from kdcache.sources.protocol import Source
+from kdcache.sources.registry import OPENERS
 
 _NO_CLASS = 0
 """Stands in the place of a label; nobody looks at it."""
@@ -43,10 +45,21 @@ class PlainImages:
         return read_image(path), label
 
 
-def are_plain_images(text: str) -> bool:
-    """Return whether a text is the path of a folder, or of a file that is named as an image."""
-    path = Path(text)
-    return path.is_dir() or (path.is_file() and looks_like_image(text))
+def path_of_images(text: str) -> str | None:
+    """Return the path of images without labels that a user names; None if it names a source.
+
+    It is a file that is named as an image, or a folder that would be taken for an image folder.
+
+    Raises:
+        UsageError: a path that is not there, or of which it cannot be told what it holds.
+    """
+    path = Path(text).expanduser()
+    if path.is_file() and looks_like_image(text):
+        return str(path)
+    spec = spec_of_path(text, OPENERS)
+    if spec is None or spec.name != "imagefolder" or spec.options:
+        return None
+    return spec.arg
 
 
 def open_plain_images(path: str) -> Source:

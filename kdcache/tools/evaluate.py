@@ -43,6 +43,7 @@ def evaluate_saved(config: EvaluateConfig) -> dict[str, Any]:
             recipe=training,
             trained=True,
             task=task_of(source),
+            classes_advice="give data of {given} classes, those of the model",
         )
         compute = Compute(config.compute)
         evaluation = Evaluation(

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdcache.config.spec import choose
-from kdcache.errors import KdcacheError, UsageError
-from kdcache.models.specs import check_model
-from kdcache.tools.saved_classes import known_classes, require_classifier
-from kdcache.tools.saved_model import find_model
-from kdcache.views import recipe_table
+from kdcache.errors import KdcacheError
+from kdcache.runtime.files import require_writable
+from kdcache.tools.saved_classes import checked_classifier, known_classes
 
 ONNX = ".onnx"
 EXPORTED = ".pt2"
@@ -34,11 +32,12 @@ class ExportModelConfig:
 
     def __post_init__(self) -> None:
         choose(self.ending, (ONNX, EXPORTED, SCRIPT), f"ending of {self.out}")
+        require_writable(Path(self.out))
 
     @property
     def ending(self) -> str:
-        """What the name of the file ends with."""
-        return Path(self.out).suffix
+        """What the name of the file ends with, in lower case."""
+        return Path(self.out).suffix.lower()
 
 
 def check_specs(config: ExportModelConfig) -> None:
@@ -48,16 +47,10 @@ def check_specs(config: ExportModelConfig) -> None:
         KdcacheError: one of them is unknown, or not there; or what writes the file is not
             installed.
     """
-    saved = find_model(config.model)
-    check_model(saved.spec, asks_library=False)
-    require_classifier(saved, "export-model")
+    saved = checked_classifier(config.model, "export-model", recipe=config.recipe)
     known_classes(saved, config.classes)
-    if config.recipe is not None:
-        recipe_table(config.recipe)
     if config.ending == ONNX:
         require_onnx()
-    if not Path(config.out).absolute().parent.is_dir():
-        raise UsageError(f"there is no folder for {config.out}; make it, or write elsewhere")
 
 
 def require_onnx() -> None:

@@ -15,21 +15,17 @@ from kdcache.runtime.console import progress, say
 from kdcache.runtime.device import Compute
 from kdcache.runtime.launch import own_place
 from kdcache.shapes import Size
-from kdcache.sources import (
-    Source,
-    are_plain_images,
-    open_plain_images,
-    open_source,
-)
+from kdcache.sources import Source, open_plain_images, open_source
+from kdcache.sources.parquet_files import require_pyarrow
 from kdcache.targets import ClassLabel, task_of
-from kdcache.tools.predict_config import (
-    PARQUET,
-    PredictConfig,
-    data_of,
-    require_pyarrow,
-)
+from kdcache.tools.predict_config import PARQUET, PredictConfig, data_of
 from kdcache.tools.predictions import Predictions
-from kdcache.tools.saved_classes import known_classes, names_for, require_classifier
+from kdcache.tools.saved_classes import (
+    CLASSES_ADVICE,
+    known_classes,
+    names_for,
+    require_classifier,
+)
 from kdcache.tools.saved_model import SavedModel, find_model
 from kdcache.tools.saved_views import saved_recipes
 from kdcache.views import Recipe, ViewDataset, ViewLoader
@@ -56,20 +52,29 @@ def predict_saved(config: PredictConfig) -> dict[str, Any]:
     saved = find_model(config.model)
     require_classifier(saved, "predict")
     out = Path(config.out)
-    if out.suffix == PARQUET:
+    if config.ending == PARQUET:
         require_pyarrow()
     data = data_of(config, saved)
-    source = _opened(data)
-    training, recipe = saved_recipes(saved, config.recipe)
-    labelled = None
-    if not are_plain_images(data):
+    images = config.images
+    if images is not None:
+        source = open_plain_images(images)
+        labelled = None
+    else:
+        source = _opened(data)
         labelled = source
+    training, recipe = saved_recipes(saved, config.recipe)
     classes, names = known_classes(saved, config.classes, labelled)
-    model = open_model(saved.spec, classes=classes, recipe=training, trained=True)
+    model = open_model(
+        saved.spec,
+        classes=classes,
+        recipe=training,
+        trained=True,
+        classes_advice=CLASSES_ADVICE,
+    )
     predictions, num_unreadable = _predicted(
         config, saved, model, source=source, recipe=recipe, names=names
     )
-    if out.suffix == PARQUET:
+    if config.ending == PARQUET:
         predictions.write_parquet(out)
     else:
         predictions.write_csv(out)
@@ -86,13 +91,11 @@ def predict_saved(config: PredictConfig) -> dict[str, Any]:
 
 
 def _opened(data: str) -> Source:
-    """Return images without labels, or a source.
+    """Return a source.
 
     Raises:
-        UsageError: a source of another task than classification.
+        UsageError: it is of another task than classification.
     """
-    if are_plain_images(data):
-        return open_plain_images(data)
     source = open_source(data)
     if task_of(source) != ClassLabel.task:
         raise UsageError(

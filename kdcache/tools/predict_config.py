@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdcache.config.spec import choose
-from kdcache.errors import KdcacheError, UsageError
-from kdcache.models.specs import check_model
+from kdcache.errors import UsageError
 from kdcache.runtime.device import ComputeConfig
-from kdcache.sources import are_plain_images, check_source
-from kdcache.tools.saved_classes import known_classes, require_classifier
-from kdcache.tools.saved_model import SavedModel, find_model
-from kdcache.views import recipe_table
+from kdcache.runtime.files import require_writable
+from kdcache.sources import check_source, path_of_images
+from kdcache.sources.parquet_files import require_pyarrow
+from kdcache.tools.saved_classes import checked_classifier, known_classes
+from kdcache.tools.saved_model import SavedModel
 
 CSV = ".csv"
 PARQUET = ".parquet"
@@ -44,7 +44,24 @@ class PredictConfig:
             raise UsageError(f"batch_size is {self.batch_size}; it must be at least 1")
         if self.top_k is not None and self.top_k < 1:
             raise UsageError(f"top_k is {self.top_k}; it must be at least 1")
-        choose(Path(self.out).suffix, (CSV, PARQUET), f"ending of {self.out}")
+        choose(self.ending, (CSV, PARQUET), f"ending of {self.out}")
+        require_writable(Path(self.out))
+
+    @property
+    def ending(self) -> str:
+        """What the name of the file ends with, in lower case."""
+        return Path(self.out).suffix.lower()
+
+    @property
+    def images(self) -> str | None:
+        """The path of the images without labels that are predicted; None of a source.
+
+        Raises:
+            UsageError: a path that is not there, or of which it cannot be told what it holds.
+        """
+        if self.data is None:
+            return None
+        return path_of_images(self.data)
 
     def count_shown(self, num_classes: int) -> int:
         """Return how many classes of each image are told.
@@ -68,20 +85,14 @@ def check_specs(config: PredictConfig) -> None:
     Raises:
         KdcacheError: one of them is unknown, or not there.
     """
-    saved = find_model(config.model)
-    check_model(saved.spec, asks_library=False)
-    require_classifier(saved, "predict")
+    saved = checked_classifier(config.model, "predict", recipe=config.recipe)
     data = data_of(config, saved)
-    if not are_plain_images(data):
+    if config.images is None:
         check_source(data)
     elif saved.is_silent or config.classes is not None:
         known_classes(saved, config.classes)
-    if config.recipe is not None:
-        recipe_table(config.recipe)
-    if Path(config.out).suffix == PARQUET:
+    if config.ending == PARQUET:
         require_pyarrow()
-    if not Path(config.out).absolute().parent.is_dir():
-        raise UsageError(f"there is no folder for {config.out}; make it, or write elsewhere")
 
 
 def data_of(config: PredictConfig, saved: SavedModel) -> str:
@@ -96,13 +107,3 @@ def data_of(config: PredictConfig, saved: SavedModel) -> str:
     if data is None:
         raise UsageError("there is no data to predict; give --data, such as a folder of images")
     return data
-
-
-def require_pyarrow() -> None:
-    """Raise a KdcacheError if pyarrow is not installed."""
-    try:
-        import pyarrow  # noqa: F401, PLC0415
-    except ImportError as error:
-        raise KdcacheError(
-            "a .parquet file needs pyarrow; pip install 'kdcache[hub]', or write a .csv file"
-        ) from error

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcache.errors import KdcacheError
-from kdcache.runtime.files import whole_file
+from kdcache.runtime.files import write_file
 from kdcache.runtime.text_files import path_bytes
 
 _DIGITS = 6
@@ -62,7 +61,7 @@ class Predictions:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.columns())
         writer.writerows(self.rows())
-        _write(path, path_bytes(text.getvalue()))
+        write_file(path, path_bytes(text.getvalue()))
 
     def write_parquet(self, path: Path) -> None:
         """Write the table as Parquet, with probabilities as float32.
@@ -83,14 +82,4 @@ class Predictions:
             columns[f"probability_{place + 1}"] = pa.array(numbers, pa.float32())
         buffer = io.BytesIO()
         parquet.write_table(pa.table(columns), buffer)
-        _write(path, buffer.getvalue())
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        with whole_file(path) as file:
-            file.write(data)
-    except OSError as error:
-        raise KdcacheError(
-            f"cannot write {path}: {error.strerror or error}; write elsewhere, or make room"
-        ) from error
+        write_file(path, buffer.getvalue())

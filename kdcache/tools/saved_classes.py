@@ -5,15 +5,39 @@ from collections.abc import Sequence
 from kdcache.config.spec import parse_spec
 from kdcache.errors import UsageError
 from kdcache.models.imagenet_names import imagenet_names
-from kdcache.models.specs import has_named_weights
+from kdcache.models.specs import check_model, has_named_weights
 from kdcache.runtime.console import say
 from kdcache.sources import Source, class_names_of
 from kdcache.sources.class_files import read_class_names
 from kdcache.targets import ClassLabel
-from kdcache.tools.saved_model import SavedModel
+from kdcache.tools.saved_model import SavedModel, find_model
+from kdcache.views import recipe_table
 
+CLASSES_ADVICE = "give --classes {given}, or a file with as many names"
+"""What to do with a model of other classes; `given` is how many it has."""
 Classes = tuple[int | None, Sequence[str] | None]
 """How many classes there are, None for as many as the model has, and their names, if known."""
+
+
+def checked_classifier(text: str, command: str, *, recipe: str | None) -> SavedModel:
+    """Return the model that a command for classifiers is given, with its names and options checked
+    as far as that takes no torch.
+
+    Args:
+        text: the folder of a run, or a spec with weights.
+        command: that is given it.
+        recipe: that the user names, if any.
+
+    Raises:
+        KdcacheError: a name or an option is unknown, a path is not there, or the model is of
+            another task.
+    """
+    saved = find_model(text)
+    check_model(saved.spec, asks_library=False)
+    require_classifier(saved, command)
+    if recipe is not None:
+        recipe_table(recipe)
+    return saved
 
 
 def known_classes(saved: SavedModel, stated: str | None, labelled: Source | None = None) -> Classes:

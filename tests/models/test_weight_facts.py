@@ -61,6 +61,17 @@ def test_weights_without_such_metadata_say_nothing(tmp_path: Path) -> None:
         ("mean", "[0.5]"),
         ("mean", "0.5"),
         ("std", '["a", 1, 1]'),
+        ("std", "[0.1, 0, 0.1]"),
+        ("std", "[0.1, -0.1, 0.1]"),
+        ("std", "[0.1, Infinity, 0.1]"),
+        ("std", '["0.1", "0.1", "0.1"]'),
+        ("mean", "[NaN, 0.5, 0.5]"),
+        ("mean", "[true, 0.5, 0.5]"),
+        ("mean", "[1" + "0" * 400 + ", 0.5, 0.5]"),
+        ("input_size", "[3, 8.5, 64]"),
+        ("input_size", "[3, true, 64]"),
+        ("num_classes", "2.0"),
+        ("num_classes", "true"),
     ],
 )
 def test_metadata_that_no_run_wrote_says_nothing(key: str, text: str) -> None:

@@ -111,3 +111,5 @@ def test_weights_bring_their_size_their_mode_and_the_names_of_their_classes(
     reversed_names = "tiny_models:reversed_digits"
     line = mistake("evaluate", tmp_path / "run", "--data", reversed_names, *PLACE)
     assert "in another order: it calls class 0 'digit 9'" in line
+    line = mistake("evaluate", tmp_path / "run", "--data", "tiny_models:parity", *PLACE)
+    assert line.endswith("give data of 10 classes, those of the model")

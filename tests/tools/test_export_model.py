@@ -1,20 +1,24 @@
 """A model as one file that runs without kdcache, and gives what it gives with it."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import timm
 import torch
-from command_line import invoke, kdcache_json, mistake
+from command_line import invoke, kdcache, kdcache_json, mistake
 from onnx.reference import ReferenceEvaluator
 from runs import train
 
 from kdcache.models.model import open_model
 from kdcache.models.weight_facts import facts_of
-from kdcache.tools.export_model import METADATA_FILE
+from kdcache.tools.program_files import METADATA_FILE, difference_of
 from kdcache.views import load_recipe
 
 NAMED = "tiny_models:named_digits"
@@ -109,11 +113,71 @@ def test_onnx_passes_its_own_checker(run: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_be_exported_is_told(run: Path, tmp_path: Path) -> None:
     assert "known: .onnx, .pt, .pt2" in mistake("export-model", run, tmp_path / "a.tflite")
-    assert "there is no folder" in mistake("export-model", run, tmp_path / "x" / "a.pt2")
+    assert "does not exist; make it first" in mistake("export-model", run, tmp_path / "x" / "a.pt2")
+    (tmp_path / "folder.pt2").mkdir()
+    assert "it is a folder" in mistake("export-model", "tim:x", tmp_path / "folder.pt2")
     assert "is no run" in mistake("export-model", tmp_path, tmp_path / "a.pt2")
-    line = mistake("export-model", "tiny_models:by_value,mean=0.5,std=0.5", tmp_path / "a.pt2")
-    assert "export of model tiny_models:by_value" in line and "may depend on values" in line
+    assert [file.name for file in tmp_path.iterdir()] == ["folder.pt2"]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("model", "ending"),
+    [
+        ("by_value", ".pt"),
+        ("by_value", ".pt2"),
+        ("by_value", ".onnx"),
+        ("batchwise", ".pt"),
+        ("batchwise", ".pt2"),
+        ("batchwise", ".onnx"),
+        ("by_darkest", ".pt"),
+    ],
+)
+def test_a_file_that_would_give_something_else_than_the_model_is_refused_in_one_line(
+    model: str, ending: str, tmp_path: Path
+) -> None:
+    spec = f"tiny_models:{model},mean=0.5,std=0.5"
+    done = invoke("export-model", spec, tmp_path / f"a{ending}", "--recipe", "digits")
+    *notes, line = done.stderr.splitlines()
+    assert done.exit_code == 1 and line.startswith(f"kdcache: error: export of model {spec} fails")
+    assert "may depend on pixels or on the size of a batch; mend it, or write another" in line
+    assert all("TorchScript deprecated" in note for note in notes)
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_number_in_another_place_is_a_difference_and_rounding_is_none() -> None:
+    expected = torch.tensor([[0.2, 0.8]])
+    assert difference_of(expected + 1e-6, expected) is None
+    assert difference_of(expected.flip(1), expected) == (
+        "numbers that are off by up to 0.6 from those of the model"
+    )
+    assert difference_of(expected * torch.nan, expected) is not None
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_code_that_compares_sizes_is_no_obstacle_to_torchscript(tmp_path: Path) -> None:
+    """As vision transformers have it, of which `torch.jit.trace` warns too."""
+    weights = tmp_path / "vit.pt"
+    torch.save(timm.create_model("test_vit", num_classes=3).state_dict(), weights)
+    spec = f"timm:test_vit,weights={weights}"
+    kdcache("export-model", spec, tmp_path / "a.pt", "--classes", 3)
+    call, _ = opened(tmp_path / "a.pt")
+    assert call(np.zeros((4, 3, 160, 160), np.uint8)).shape == (4, 3)
+
+
+@pytest.mark.parametrize(("model", "ending"), [("by_value", ".pt2"), ("batchwise", ".onnx")])
+def test_libraries_say_nothing_beside_that_line(model: str, ending: str, tmp_path: Path) -> None:
+    """In a process of its own: pytest takes hold of loggers."""
+    spec = f"tiny_models:{model},mean=0.5,std=0.5"
+    words = ("export-model", spec, str(tmp_path / f"a{ending}"), "--recipe", "digits")
+    done = subprocess.run(
+        [sys.executable, "-m", "kdcache", *words],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
 
 
 def test_onnx_that_is_not_installed_is_told(

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from command_line import invoke, kdcache, kdcache_json, mistake
+from image_files import write_images, write_shards
 from PIL import Image
 from pyarrow import parquet
-from runs import MLP, train
+from runs import DIGITS, MLP, dump, train
 
 from kdcache.models.model import open_model
 from kdcache.sources import Digits
@@ -103,6 +104,50 @@ def test_a_source_and_one_image_are_predicted_too(run: Path, images: Path, tmp_p
     assert [row[0] for row in table(out)] == ["key", "3.png"]
 
 
+def test_the_ending_may_be_in_capitals(run: Path, images: Path, tmp_path: Path) -> None:
+    kdcache("predict", run, "--data", images, "-o", tmp_path / "A.CSV", *PLACE)
+    kdcache("predict", run, "--data", images, "-o", tmp_path / "A.PARQUET", *PLACE)
+    assert len(table(tmp_path / "A.CSV")) == 11
+    assert parquet.read_table(tmp_path / "A.PARQUET").num_rows == 10
+
+
+def test_the_runs_own_data_is_the_source_that_it_was_in_training(tmp_path: Path) -> None:
+    """Here a folder of tars, in which there are no images as files."""
+    write_shards(tmp_path / "val", 10, classes=10)
+    settings = {"data": DIGITS, "recipe": "digits", "loss": "ce", "epochs": 1}
+    train(tmp_path / "run", **settings, eval_data=str(tmp_path / "val"))
+    for words in ((), ("--data", tmp_path / "val")):
+        result = kdcache_json("predict", tmp_path / "run", *words, "-o", tmp_path / "a.csv", *PLACE)
+        assert result["images"] == 10
+
+
+def test_the_name_of_a_source_is_that_source_beside_a_folder_of_its_name(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "digits", {"a.png": 1, "b.png": 2})
+    result = kdcache_json("predict", run, "--data", "digits:test", "-o", "a.csv", *PLACE)
+    assert result["images"] == len(Digits("test"))
+    for data, num_images in {"digits": len(Digits()), "./digits": 2}.items():
+        result = kdcache_json("predict", run, "--data", data, "-o", "a.csv", *PLACE)
+        assert result["images"] == num_images
+
+
+def test_a_run_whose_cache_is_gone_says_what_it_wants_of_an_image(
+    images: Path, tmp_path: Path
+) -> None:
+    dump(tmp_path / "cache")
+    train(tmp_path / "run", cache=str(tmp_path / "cache"), eval_data=DIGITS)
+    words = ("predict", tmp_path / "run", "--data", images, *PLACE)
+    kdcache(*words, "-o", tmp_path / "before.csv")
+    (tmp_path / "cache").rename(tmp_path / "elsewhere")
+    kdcache(*words, "-o", tmp_path / "after.csv", "--recipe", "eval-whole")
+    assert table(tmp_path / "after.csv") == table(tmp_path / "before.csv")
+    done = invoke(*words, "-o", tmp_path / "after.csv")
+    assert done.exit_code == 0 and "recipe of views is taken for eval; --recipe" in done.stderr
+    kdcache("export-model", tmp_path / "run", tmp_path / "a.pt2")
+
+
 def test_an_image_that_cannot_be_read_is_left_out_and_told(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
@@ -134,6 +179,7 @@ def test_weights_that_say_nothing_take_their_classes_from_the_user(
     names.write_text("\n".join("abcdefghij"))
     kdcache(*words, "-o", out, "--classes", names)
     assert table(out)[1][1] == "abcdefghij"[best[0]]
+    assert "are asked for: give --classes 10, or" in mistake(*words, "-o", out, "--classes", 7)
     assert "neither a number nor" in mistake(*words, "-o", out, "--classes", "many")
 
 
@@ -141,7 +187,10 @@ def test_what_cannot_be_predicted_is_told(run: Path, images: Path, tmp_path: Pat
     out = tmp_path / "preds.csv"
     data = ("--data", images)
     assert "did you mean '.csv'" in mistake("predict", run, *data, "-o", tmp_path / "a.csw")
-    assert "there is no folder" in mistake("predict", run, *data, "-o", tmp_path / "x" / "a.csv")
+    line = mistake("predict", run, *data, "-o", tmp_path / "x" / "a.csv")
+    assert "does not exist; make it first" in line
+    (tmp_path / "folder.csv").mkdir()
+    assert "it is a folder" in mistake("predict", "tim:x", *data, "-o", tmp_path / "folder.csv")
     assert "give --data" in mistake("predict", f"{MLP},weights={run}/best.safetensors", "-o", out)
     line = mistake("predict", run, *data, "-o", out, "--top-k", 11, *PLACE)
     assert "top_k is 11, and the model has 10 classes" in line
