@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from kdcache.runtime.wording import counted
 from kdcache_cli.options import JSON, check_early, compute, configured
 from kdcache_cli.output import print_result
 
@@ -44,9 +45,12 @@ def predict(model: str, as_json: bool, **flags: Any) -> None:
     result = predict_saved(config)
     lines = [
         ("model", result["model"]),
-        ("data", f"{result['images']:,} images of {result['data']}, recipe {result['recipe']}"),
+        (
+            "data",
+            f"{counted(result['images'], 'image')} of {result['data']}, recipe {result['recipe']}",
+        ),
         ("written", f"{result['out']}: top {result['top_k']} of {result['classes']} classes"),
     ]
     if result["unreadable"]:
-        lines.append(("left out", f"{result['unreadable']:,} images that cannot be read"))
+        lines.append(("left out", f"{counted(result['unreadable'], 'image')} not to be read"))
     print_result(result, lines, as_json=as_json)

@@ -90,6 +90,11 @@ def find_model(text: str) -> SavedModel:
     """
     folder = Path(text)
     if not folder.is_dir():
+        if "/" in text and ":" not in text:
+            raise UsageError(
+                f"there is no folder {text}; give that of a run, or a model's spec, such as"
+                " timm:resnet18,weights=FILE"
+            )
         return SavedModel(text)
     file = folder / CONFIG_FILE
     if not file.is_file():

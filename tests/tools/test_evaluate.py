@@ -113,3 +113,8 @@ def test_weights_bring_their_size_their_mode_and_the_names_of_their_classes(
     assert "in another order: it calls class 0 'digit 9'" in line
     line = mistake("evaluate", tmp_path / "run", "--data", "tiny_models:parity", *PLACE)
     assert line.endswith("give data of 10 classes, those of the model")
+
+
+def test_a_folder_that_is_not_there_is_no_model() -> None:
+    with pytest.raises(UsageError, match="there is no folder runs/nowhere; give that of a run"):
+        evaluate_saved(EvaluateConfig(model="runs/nowhere", data=DIGITS))
