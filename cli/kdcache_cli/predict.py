@@ -43,14 +43,12 @@ def predict(model: str, as_json: bool, **flags: Any) -> None:
     from kdcache.tools.predict import predict_saved
 
     result = predict_saved(config)
+    images = counted(result["images"], "image")
     lines = [
         ("model", result["model"]),
-        (
-            "data",
-            f"{counted(result['images'], 'image')} of {result['data']}, recipe {result['recipe']}",
-        ),
+        ("data", f"{images} of {result['data']}, recipe {result['recipe']}"),
         ("written", f"{result['out']}: top {result['top_k']} of {result['classes']} classes"),
     ]
     if result["unreadable"]:
-        lines.append(("left out", f"{counted(result['unreadable'], 'image')} not to be read"))
+        lines.append(("left out", f"{counted(result['unreadable'], 'image')} unreadable"))
     print_result(result, lines, as_json=as_json)

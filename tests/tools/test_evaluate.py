@@ -116,5 +116,5 @@ def test_weights_bring_their_size_their_mode_and_the_names_of_their_classes(
 
 
 def test_a_folder_that_is_not_there_is_no_model() -> None:
-    with pytest.raises(UsageError, match="there is no folder runs/nowhere; give that of a run"):
-        evaluate_saved(EvaluateConfig(model="runs/nowhere", data=DIGITS))
+    line = mistake("evaluate", "runs/nowhere", "--data", DIGITS)
+    assert "there is no folder runs/nowhere; give that of a run, or a model's spec" in line

@@ -157,7 +157,7 @@ def test_an_image_that_cannot_be_read_is_left_out_and_told(run: Path, tmp_path: 
     assert not out.exists()
     Image.new("L", (8, 8)).save(folder / "b.png")
     done = invoke("predict", run, "--data", folder, "-o", out, *PLACE)
-    assert done.exit_code == 0 and "left out  1 images" in done.stdout
+    assert done.exit_code == 0 and "left out  1 image unreadable" in done.stdout
     assert "note: left out: sample 0 (a.png)" in done.stderr
     assert [row[0] for row in table(out)] == ["key", "b.png"]
 
