@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from kdcache.dump.run import dump_teacher
     from kdcache.errors import KdcacheError
     from kdcache.imports.run import import_cache
+    from kdcache.loader.batch import DistillationBatch
     from kdcache.loader.config import LoaderConfig
     from kdcache.loader.loader import DistillationLoader
-    from kdcache.loader.steps import DistillationBatch
     from kdcache.losses import cwd_loss, dist_loss, dkd_loss, kl_loss, mlkd_loss, mse_loss, nkd_loss
     from kdcache.models.model import open_model
     from kdcache.models.one_stage import PyramidOutput
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Cache": "cache",
-    "DistillationBatch": "loader.steps",
+    "DistillationBatch": "loader.batch",
     "DistillationLoader": "loader.loader",
     "KdcacheError": "errors",
     "LoaderConfig": "loader.config",

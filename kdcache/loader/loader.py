@@ -14,10 +14,11 @@ from kdcache.config.arguments import checked_arguments
 from kdcache.config.files import seeds_text
 from kdcache.config.spec import build
 from kdcache.errors import UsageError
+from kdcache.loader.batch import DistillationBatch
 from kdcache.loader.config import LoaderConfig, OnMiss
 from kdcache.loader.opening import open_replay
 from kdcache.loader.replay import Replay
-from kdcache.loader.steps import DistillationBatch, StepLoader
+from kdcache.loader.steps import StepLoader
 from kdcache.losses import Need
 from kdcache.models.preprocessing import Preprocessing, checked_size, normalisation
 from kdcache.models.vision_model import VisionModel, preprocessing_of

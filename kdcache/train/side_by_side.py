@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from kdcache.errors import KdcacheError, MismatchError, StoppedError
-from kdcache.loader.steps import DistillationBatch
+from kdcache.loader.batch import DistillationBatch
 from kdcache.runtime.console import progress, say
 from kdcache.runtime.distributed import (
     StopLook,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcache.errors import KdcacheError, MismatchError
-from kdcache.loader.steps import DistillationBatch
+from kdcache.loader.batch import DistillationBatch
 from kdcache.models.first_batch import check_gradients, check_student
 from kdcache.models.inference import model_code
 from kdcache.models.vision_model import class_logits

@@ -21,8 +21,8 @@ from torch.nn.functional import cross_entropy
 
 import kdcache
 from kdcache.errors import CodecError, MismatchError, UsageError
+from kdcache.loader.batch import DistillationBatch
 from kdcache.loader.loader import DistillationLoader
-from kdcache.loader.steps import DistillationBatch
 from kdcache.models.model import open_model
 from kdcache.models.vision_model import VisionModel
 from kdcache.soft_targets import segments_of
