@@ -60,7 +60,7 @@ def open_model(
             has as many as its library's weights, or its function, give it.
         recipe: gives the channels, and the input size of models that take any.
         trained: whether weights are required, as for a teacher; its head is then never replaced.
-        task: `classification` or `segmentation`, the source's.
+        task: of the source, such as `classification`.
         classes_advice: what to do with a trained model of other classes, see `TEACHER_ADVICE`.
 
     Raises:

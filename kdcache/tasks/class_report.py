@@ -48,18 +48,29 @@ class ClassReport:
         """
         confusions = all_sum(self._confusions).cpu().numpy()
         bins = all_sum(self._bins).cpu().numpy()
-        rows = bins[:, 0]
-        gaps = np.abs(bins[:, 1] - bins[:, 2])
-        result = {"calibration_error": 100 * float(gaps.sum() / max(rows.sum(), 1))}
+        result = {"calibration_error": _calibration_error(bins)}
         totals = confusions.sum(1)
         for number, name in enumerate(self._names):
             if totals[number]:
                 right = confusions[number, number]
-                result[f"accuracy/{name}"] = 100 * float(right / totals[number])
+                result[f"accuracy/{name}"] = _percent(right, totals[number])
         for target, other in _most_confused(confusions):
-            share = 100 * float(confusions[target, other] / totals[target])
-            result[f"taken/{self._names[target]} as {self._names[other]}"] = share
+            pair = f"{self._names[target]} as {self._names[other]}"
+            taken = confusions[target, other]
+            result[f"taken/{pair}"] = _percent(taken, totals[target])
         return result
+
+
+def _calibration_error(bins: np.ndarray) -> float:
+    """Return in percent how far confidence is from accuracy, over bins `[bins, 3]` of rows, of
+    those that are right, and of the sums of confidences."""
+    rows, right, confidence = bins.T
+    gaps = np.abs(right - confidence)
+    return _percent(gaps.sum(), max(rows.sum(), 1))
+
+
+def _percent(part: float, whole: float) -> float:
+    return 100 * float(part / whole)
 
 
 def _most_confused(confusions: np.ndarray) -> list[tuple[int, int]]:

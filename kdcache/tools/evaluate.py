@@ -7,7 +7,7 @@ from kdcache.runtime.device import Compute, device_type
 from kdcache.runtime.distributed import joined_processes, others_that_fail
 from kdcache.sources import open_source
 from kdcache.targets import task_of
-from kdcache.tools.evaluate_config import EvaluateConfig, data_of
+from kdcache.tools.evaluate_config import EvaluateConfig
 from kdcache.tools.saved_model import find_model
 from kdcache.tools.saved_views import saved_recipes
 from kdcache.train.evaluation import Evaluation
@@ -26,7 +26,7 @@ def evaluate_saved(config: EvaluateConfig) -> dict[str, Any]:
     """
     saved = find_model(config.model)
     run = saved.run
-    data = data_of(config, saved)
+    data = saved.data_or_own(config.data)
     window = config.window
     align_corners = config.align_corners
     if run is not None:

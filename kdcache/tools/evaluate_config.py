@@ -6,7 +6,7 @@ from kdcache.errors import UsageError
 from kdcache.models.specs import check_model
 from kdcache.runtime.device import ComputeConfig
 from kdcache.sources import check_source
-from kdcache.tools.saved_model import SavedModel, find_model
+from kdcache.tools.saved_model import find_model
 from kdcache.views import recipe_table
 
 
@@ -42,20 +42,6 @@ def check_specs(config: EvaluateConfig) -> None:
     """
     saved = find_model(config.model)
     check_model(saved.spec, asks_library=False)
-    check_source(data_of(config, saved))
+    check_source(saved.data_or_own(config.data))
     if config.recipe is not None:
         recipe_table(config.recipe)
-
-
-def data_of(config: EvaluateConfig, saved: SavedModel) -> str:
-    """Return the spec of the source that a model is evaluated on.
-
-    Raises:
-        UsageError: none is named.
-    """
-    data = config.data
-    if data is None and saved.run is not None:
-        data = saved.run.eval_data
-    if data is None:
-        raise UsageError("there is no data to evaluate on; give --data")
-    return data

@@ -18,7 +18,7 @@ from kdcache.shapes import Size
 from kdcache.sources import Source, open_plain_images, open_source
 from kdcache.sources.parquet_files import require_pyarrow
 from kdcache.targets import ClassLabel, task_of
-from kdcache.tools.predict_config import PARQUET, PredictConfig, data_of
+from kdcache.tools.predict_config import PARQUET, PredictConfig
 from kdcache.tools.predictions import Predictions
 from kdcache.tools.saved_classes import (
     CLASSES_ADVICE,
@@ -54,7 +54,7 @@ def predict_saved(config: PredictConfig) -> dict[str, Any]:
     out = Path(config.out)
     if config.ending == PARQUET:
         require_pyarrow()
-    data = data_of(config, saved)
+    data = saved.data_or_own(config.data)
     images = config.images
     if images is not None:
         source = open_plain_images(images)

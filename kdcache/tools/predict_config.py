@@ -10,7 +10,6 @@ from kdcache.runtime.files import require_writable
 from kdcache.sources import check_source, path_of_images
 from kdcache.sources.parquet_files import require_pyarrow
 from kdcache.tools.saved_classes import checked_classifier, known_classes
-from kdcache.tools.saved_model import SavedModel
 
 CSV = ".csv"
 PARQUET = ".parquet"
@@ -86,24 +85,10 @@ def check_specs(config: PredictConfig) -> None:
         KdcacheError: one of them is unknown, or not there.
     """
     saved = checked_classifier(config.model, "predict", recipe=config.recipe)
-    data = data_of(config, saved)
+    data = saved.data_or_own(config.data)
     if config.images is None:
         check_source(data)
     elif saved.is_silent or config.classes is not None:
         known_classes(saved, config.classes)
     if config.ending == PARQUET:
         require_pyarrow()
-
-
-def data_of(config: PredictConfig, saved: SavedModel) -> str:
-    """Return what is predicted: the path of images, or the spec of a source.
-
-    Raises:
-        UsageError: nothing is named.
-    """
-    data = config.data
-    if data is None and saved.run is not None:
-        data = saved.run.eval_data
-    if data is None:
-        raise UsageError("there is no data to predict; give --data, such as a folder of images")
-    return data

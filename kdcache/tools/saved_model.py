@@ -58,6 +58,18 @@ class SavedModel:
             return None
         return self.facts.label_names
 
+    def data_or_own(self, data: str | None) -> str:
+        """Return the data that is given, a spec or a path, or else that its run is evaluated on.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if data is None and self.run is not None:
+            data = self.run.eval_data
+        if data is None:
+            raise UsageError("there is no data, and no run that is evaluated on some; give --data")
+        return data
+
     def require_order(self, source: Source) -> None:
         """Check that a source has its classes in the model's order; say it if it calls them
         otherwise.

@@ -10,6 +10,7 @@ from torch import nn
 from kdcache.cache import Cache
 from kdcache.errors import UsageError
 from kdcache.loader.opening import open_replay
+from kdcache.loader.order import num_steps
 from kdcache.loader.record_checks import check_records
 from kdcache.loader.replay import Replay
 from kdcache.loader.steps import StepLoader
@@ -155,11 +156,11 @@ def _tell_few_steps(loader: StepLoader) -> None:
     not full."""
     num_views = len(loader.replay.rows(_NO_ROWS))
     batch_size = loader.config.batch_size
-    num_steps = loader.steps_per_epoch
-    num_left_out = num_views - num_steps * batch_size
+    steps = num_steps(num_views, batch_size)
+    num_left_out = num_views - steps * batch_size
     if num_left_out > _MOST_LEFT_OUT * num_views:
         say(
-            f"note: {num_views:,} views make {counted(num_steps, 'step')} of {batch_size} an epoch,"
+            f"note: {num_views:,} views make {counted(steps, 'step')} of {batch_size} an epoch,"
             f" and {num_left_out:,} are left out of each, others every time; a smaller batch_size"
             " takes more steps"
         )
