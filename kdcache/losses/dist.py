@@ -52,15 +52,16 @@ def dist_loss(
         activation: how logits become probabilities; `sigmoid` for heads whose classes do not
             exclude each other, as those of most one-stage detectors.
     """
-    inter, intra = dist_terms(
+    inter, intra = _weighted_terms(
         student_logits,
         teacher,
+        weights=(beta, gamma),
         tau=tau,
         standardize=standardize,
         columns=columns,
         activation=activation,
     )
-    return beta * inter + gamma * intra
+    return inter + intra
 
 
 def dist_terms(
@@ -81,8 +82,30 @@ def dist_terms(
     the whole batch. That holds for parts of unequal size too, also if each process weighs its whole
     loss by its share of the rows times the number of processes, which the mean of inter then needs.
     """
+    return _weighted_terms(
+        student_logits,
+        teacher,
+        weights=(1.0, 1.0),
+        tau=tau,
+        standardize=standardize,
+        columns=columns,
+        activation=activation,
+    )
+
+
+def _weighted_terms(
+    student_logits: LogitRows,
+    teacher: LogitRows | SoftTargets,
+    *,
+    weights: tuple[float, float],
+    tau: float,
+    standardize: bool,
+    columns: Columns,
+    activation: Activation,
+) -> tuple[Scalar, Scalar]:
+    """Return the terms of `dist_terms`, each with its weight."""
     # both import torch
-    from kdcache.losses.correlation import mean_correlations  # noqa: PLC0415
+    from kdcache.losses.correlation import correlation_losses  # noqa: PLC0415
     from kdcache.runtime.distributed import world_size  # noqa: PLC0415
 
     choose(columns, get_args(Columns), "columns of dist")
@@ -98,13 +121,17 @@ def dist_terms(
     if not len(logits) and not is_shared:  # as of views without a proposal
         nothing = logits.sum()
         return nothing, nothing
-    of_rows, of_columns = mean_correlations(
-        logits, student, target, activation=activation, is_shared=is_shared
+    inter, intra = correlation_losses(
+        logits,
+        student,
+        target,
+        weights=(weights[0] * tau**2, weights[1] * tau**2),
+        activation=activation,
+        is_shared=is_shared,
     )
-    inter = tau**2 * (1 - of_rows)
     if not len(logits):
         inter = logits.sum()
-    return inter, tau**2 * (1 - of_columns)
+    return inter, intra
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,12 +171,13 @@ class Dist(LossOptions):
         self, student_logits: LogitRows, teacher: SoftTargets, targets: Targets
     ) -> dict[str, Scalar]:
         """Return the weighted terms `inter` and `intra`."""
-        inter, intra = dist_terms(
+        inter, intra = _weighted_terms(
             student_logits,
             teacher,
+            weights=(self.beta, self.gamma),
             tau=self.tau,
             standardize=self.standardize,
             columns=self.columns,
             activation=self.activation or "softmax",
         )
-        return {"inter": self.beta * inter, "intra": self.gamma * intra}
+        return {"inter": inter, "intra": intra}
