@@ -1,8 +1,7 @@
 """What a source is: samples by index, a stable key for each, and a fingerprint."""
 
 import errno
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
@@ -102,8 +101,7 @@ def sample_name(spec: str, index: int, key: str) -> str:
     return f"sample {index} ({key}) of {spec}"
 
 
-@contextmanager
-def named(spec: str, index: int, key: Callable[[int], str]) -> Iterator[None]:
+class named:  # noqa: N801 # a function to its callers
     """Work on sample `index`: what keeps it from being read becomes an error that names it, and so
     do warnings.
 
@@ -113,18 +111,26 @@ def named(spec: str, index: int, key: Callable[[int], str]) -> Iterator[None]:
             the samples, which says nothing about the image.
     """
 
-    def name() -> str:
-        return sample_name(spec, index, key(index))
+    def __init__(self, spec: str, index: int, key: Callable[[int], str]) -> None:
+        self._spec = spec
+        self._index = index
+        self._key = key
+        self._warnings = about_sample(self._name)
 
-    try:
-        with about_sample(name):
-            yield
-    except Exception as error:
+    def _name(self) -> str:
+        return sample_name(self._spec, self._index, self._key(self._index))
+
+    def __enter__(self) -> None:
+        self._warnings.__enter__()
+
+    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
+        self._warnings.__exit__()
+        if not isinstance(error, Exception):
+            return
         if isinstance(error, OSError) and error.errno is not None:
-            raise SourceError(f"{name()} cannot be read: {_storage_fault(error)}") from error
-        if not is_of_decoding(error):
-            raise
-        raise UnreadableSampleError(_unreadable(name(), error)) from error
+            raise SourceError(f"{self._name()} cannot be read: {_storage_fault(error)}") from error
+        if is_of_decoding(error):
+            raise UnreadableSampleError(_unreadable(self._name(), error)) from error
 
 
 def _unreadable(name: str, error: Exception) -> str:

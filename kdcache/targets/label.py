@@ -100,6 +100,8 @@ def is_integer(value: Any) -> bool:
 
 def integer(target: Any) -> int | None:
     """Return the number that an integer of any kind is; None of what is none."""
+    if type(target) is int:  # most are
+        return target
     if isinstance(target, Tensor) and target.numel() == 1:
         is_other = target.is_floating_point() or target.is_complex() or target.dtype == torch.bool
         return None if is_other else int(target)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from PIL import Image
 from torch import nn
 from torchvision.transforms.v2 import functional
 
@@ -165,24 +166,33 @@ def bounded(transform: Any, name: str) -> Any:
             " crop fits, torchvision would draw for ever"
         )
     if isinstance(transform, nn.Module) and name in _GROWING:
-        transform.register_forward_pre_hook(_OutputCheck(name))
+        # a hook of torch's would take as long as a small image does
+        transform.forward = _BoundedForward(transform, name)
     return transform
 
 
-class _OutputCheck:
-    """Refuses images of which a transform would make too large ones; most images are of a size that
-    was looked at just before."""
+class _BoundedForward:
+    """The `forward` of a transform, which refuses images of which it would make too large ones;
+    most images are of a size that was looked at just before."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, transform: nn.Module, name: str) -> None:
+        self._transform = transform
         self._name = name
-        self._last_size: list[int] = []
+        self._last_size: Sequence[int] = ()
 
-    def __call__(self, transform: nn.Module, inputs: tuple[Any, ...]) -> None:
-        size = functional.get_size(inputs[0])
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        self._check(inputs[0])
+        return type(self._transform).forward(self._transform, *inputs, **options)
+
+    def _check(self, image: Any) -> None:
+        if isinstance(image, Image.Image):
+            size: Sequence[int] = image.size
+        else:
+            size = image.shape
         if size == self._last_size:
             return
-        height, width = size
-        high, wide = _GROWING[self._name](transform, height, width)
+        height, width = functional.get_size(image)
+        high, wide = _GROWING[self._name](self._transform, height, width)
         most = max(MOST_PIXELS, height * width)
         if high * wide > most:
             raise RecipeError(
