@@ -197,7 +197,7 @@ def test_reading_and_epochs_of_maps_are_measured(tmp_path: Path) -> None:
     )
     one, two, four, eight = (result["dist_megabytes"][str(views)] for views in (1, 2, 4, 8))
     # what is worked on at a time stays as it is
-    assert eight - four == pytest.approx(2 * (four - two), rel=0.05) and two > one > 0
+    assert 0 < one < two < four < eight <= 2 * four
 
 
 @pytest.mark.slow
