@@ -24,8 +24,6 @@ from kdcache.shapes import Logits, PerRow, Probabilities, Records
 
 _FLOAT16_MANTISSA = 10
 _CLASS_BITS = 20  # of a class index
-_LOG_WEIGHTS = {"uniform": 0.0, "none": -math.inf}
-"""Of the tail's classes, by policy, where they are those of every row."""
 _MOST_TAU = 1e6
 """At temperatures past it, or below its inverse, sums over the classes would leave float32's
 range."""
@@ -237,9 +235,9 @@ class TopKRows:
 
     def __init__(self, codec: TopK, fields: Mapping[str, Tensor]) -> None:
         self._codec = codec
+        self._fields = fields
         self._top = fields["logits"].float()
         self._index = fields["classes"].to(torch.int64)
-        self._lse, self._mean, self._var = _tail_fields(fields)
         self._dropped = codec.classes - codec.k
 
     def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
@@ -249,38 +247,47 @@ class TopKRows:
         Raises:
             UsageError: the policy is `ghost`, and `student` is not given.
         """
-        if not isinstance(tau, Tensor):
-            tau = torch.full_like(self._lse, tau)
-        tail = (self._tail_logit(tau) / tau)[:, None] + self._shape(student)
-        top = self._top / tau[:, None]
-        return torch.softmax(self._dense(tail, top), dim=-1)
+        tail = self._tail_logit(tau)[:, None]
+        top = self._top
+        if isinstance(tau, Tensor):
+            tau = tau[:, None]
+        if isinstance(tau, Tensor) or tau != 1:
+            tail = tail / tau
+            top = top / tau
+        return torch.softmax(self._dense(self._shaped(tail, student), top), dim=-1)
 
     def logits(self) -> Logits:
         """Return the logits with an even tail that has its mass at the codec's tau, float32 `[rows,
         classes]`."""
-        tau = torch.full_like(self._lse, self._codec.tau)
-        return self._dense(self._tail_logit(tau)[:, None], self._top)
+        return self._dense(self._tail_logit(self._codec.tau)[:, None], self._top)
 
     def std(self) -> PerRow:
         """Return the standard deviation of each row over all classes: exact, whatever the shape of
         the tail."""
-        mean = (self._top.sum(1) + self._dropped * self._mean) / self._codec.classes
+        _, tail_mean, tail_var = _tail_fields(self._fields)
+        mean = (self._top.sum(1) + self._dropped * tail_mean) / self._codec.classes
         head = (self._top - mean[:, None]).square().sum(1)
-        tail = self._dropped * (self._var + (self._mean - mean).square())
+        tail = self._dropped * (tail_var + (tail_mean - mean).square())
         return ((head + tail) / (self._codec.classes - 1)).sqrt()
 
     def _dense(self, tail: Tensor, top: Tensor) -> Tensor:
         """Return rows of all classes, `top` at the classes of the record and `tail` elsewhere."""
         return tail.expand(-1, self._codec.classes).scatter(1, self._index, top)
 
-    def _shape(self, student: Probabilities | None) -> Tensor:
-        """Return log-weights of the tail's classes, `[rows, classes]` or `[1, 1]`; their
-        exponentials have mean 1, or are 0."""
-        if self._codec.tail == "ghost":
-            return levelled(student_weights(student), self._index)
-        return self._lse.new_full((1, 1), _LOG_WEIGHTS[self._codec.tail])
+    def _shaped(self, tail: Tensor, student: Probabilities | None) -> Tensor:
+        """Return the tail's logits by class, `[rows, classes]`, or `[rows, 1]` where all are equal.
 
-    def _tail_logit(self, tau: PerRow) -> PerRow:
+        Args:
+            tail: one logit a row, `[rows, 1]`, which all classes have in the mean.
+            student: its probabilities.
+        """
+        if self._codec.tail == "ghost":
+            return tail + levelled(student_weights(student), self._index)
+        if self._codec.tail == "none":
+            return torch.full_like(tail, -math.inf)
+        return tail
+
+    def _tail_logit(self, tau: float | PerRow) -> PerRow:
         """Return the value z whose (C - k) copies have the tail's mass at each row's `tau`.
 
         At the codec's own tau, t, it is exact: z(t) = t (log-sum-exp at t - log(C - k)). At other
@@ -293,10 +300,16 @@ class TopKRows:
         own = self._codec.tau
         last = self._top[:, -1]
         size = math.log(max(self._dropped, 1))
-        exact = own * (self._lse - size)
-        skew = exact - (self._mean + self._var / (2 * own))
-        estimate = self._mean + self._var / (2 * tau) + skew * (own / tau) ** 2
+        lse = self._fields["tail_lse"].float()
+        exact = own * (lse - size)
+        if not isinstance(tau, Tensor):
+            if tau == own:
+                return exact.minimum(last)
+            tau = torch.full_like(lse, tau)
+        _, mean, var = _tail_fields(self._fields)
+        skew = exact - (mean + var / (2 * own))
+        estimate = mean + var / (2 * tau) + skew * (own / tau) ** 2
         above = tau >= own
-        low = torch.where(above, self._mean, exact)
-        high = torch.where(above, exact, own * self._lse - tau * size)
+        low = torch.where(above, mean, exact)
+        high = torch.where(above, exact, own * lse - tau * size)
         return estimate.maximum(low).minimum(high).minimum(last)
