@@ -249,9 +249,9 @@ class TopKRows:
         """
         tail = self._tail_logit(tau)[:, None]
         top = self._top
-        if isinstance(tau, Tensor):
+        if torch.is_tensor(tau):
             tau = tau[:, None]
-        if isinstance(tau, Tensor) or tau != 1:
+        if torch.is_tensor(tau) or tau != 1:
             tail = tail / tau
             top = top / tau
         return torch.softmax(self._dense(self._shaped(tail, student), top), dim=-1)
@@ -302,7 +302,7 @@ class TopKRows:
         size = math.log(max(self._dropped, 1))
         lse = self._fields["tail_lse"].float()
         exact = own * (lse - size)
-        if not isinstance(tau, Tensor):
+        if not torch.is_tensor(tau):
             if tau == own:
                 return exact.minimum(last)
             tau = torch.full_like(lse, tau)

@@ -59,7 +59,7 @@ class Loss(Protocol):
 
 def as_soft_targets(teacher: LogitRows | SoftTargets) -> SoftTargets:
     """Return raw logits as rows, rows as they are."""
-    if isinstance(teacher, Tensor):
+    if torch.is_tensor(teacher):
         return DenseTargets(teacher)
     return teacher
 
@@ -193,8 +193,9 @@ def _require_labels(targets: Tensor, logits: Tensor) -> None:
             f"targets are {targets.dtype} of shape {tuple(targets.shape)}; give a class index for"
             f" each of the {len(logits)} rows, int64"
         )
-    # elsewhere the device would be waited for
-    if targets.device.type == "cpu" and len(targets):
+    # elsewhere the device would be waited for, and a compiled step broken in two
+    can_look = targets.device.type == "cpu" and not torch.compiler.is_compiling()
+    if can_look and len(targets):
         low = targets.min()
         high = targets.max()
         if low < 0 or high >= logits.shape[1]:

@@ -21,7 +21,7 @@ class JoinedTargets:
         """Return each part's probabilities, in the order of the batch."""
         probabilities = []
         for at, rows in self.parts:
-            part_tau = tau[at] if isinstance(tau, Tensor) else tau
+            part_tau = tau[at] if torch.is_tensor(tau) else tau
             part_student = None if student is None else student[at]
             probabilities.append(rows.probs(part_tau, part_student))
         return self._in_order(probabilities)
@@ -54,7 +54,7 @@ class PickedTargets:
         rows first."""
         if student is not None:
             student = self._spread(student)
-        if isinstance(tau, Tensor):
+        if torch.is_tensor(tau):
             tau = self._spread(tau)
         return self.rows.probs(tau, student)[self.at]
 

@@ -2,7 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
-from kdcache.deferred import Tensor, torch
+from kdcache.deferred import torch
 from kdcache.shapes import LogitRows, Logits, PerRow, Probabilities
 
 
@@ -41,7 +41,7 @@ class DenseTargets:
     def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
         """Return softmax(logits / tau), float32 `[rows, classes]`; nothing depends on the
         student."""
-        if isinstance(tau, Tensor):
+        if torch.is_tensor(tau):
             tau = tau[:, None]
         return torch.softmax(self._logits / tau, dim=-1)
 
@@ -65,7 +65,7 @@ class AnchorTargets:
     def probs(self, tau: float | PerRow, student: LogitRows | None = None) -> LogitRows:
         """Return softmax(logits / tau) of each anchor, float32 `[places, anchors, row width]`;
         nothing depends on the student."""
-        if isinstance(tau, Tensor):
+        if torch.is_tensor(tau):
             tau = tau[:, None, None]
         return torch.softmax(self._logits / tau, dim=-1)
 

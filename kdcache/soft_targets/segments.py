@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kdcache.deferred import Tensor
+from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError
 from kdcache.positions import Boxes, Layout, One, common_layout
 from kdcache.positions.proposals import is_there
@@ -50,7 +50,7 @@ class SegmentTargets:
         Raises:
             CodecError: a temperature for each row, or a student: a loss takes segments one by one.
         """
-        if student is not None or isinstance(tau, Tensor):
+        if student is not None or torch.is_tensor(tau):
             if self.layout.maps:
                 raise CodecError(_ONE_BY_ONE)
             raise CodecError(_BY_SEGMENT)
