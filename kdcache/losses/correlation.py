@@ -92,11 +92,8 @@ class _CorrelationLosses(torch.autograd.Function):
         ctx.options = options
         sizes = [len(student), means.shape[-1]]
         of_rows, of_columns = torch.split(correlations, sizes)
-        row_share, column_share = _shares(options.weights, sizes)
-        return (
-            torch.rsub(of_rows.sum(), options.weights[0], alpha=row_share),
-            torch.rsub(of_columns.sum(), options.weights[1], alpha=column_share),
-        )
+        row_weight, column_weight = options.weights
+        return row_weight * (1 - of_rows.mean()), column_weight * (1 - of_columns.mean())
 
     @staticmethod
     @once_differentiable
@@ -108,9 +105,9 @@ class _CorrelationLosses(torch.autograd.Function):
         if options.is_shared:  # a column is in the loss of every process
             column_grad = all_sum(column_grad.reshape(1))
         sizes = [len(student), means.shape[-1]]
-        row_share, column_share = _shares(options.weights, sizes)
-        of_rows = (row_grad * -row_share).expand(sizes[0])
-        of_columns = (column_grad * -column_share).expand(sizes[1])
+        row_weight, column_weight = options.weights
+        of_rows = (row_grad * (-row_weight / max(sizes[0], 1))).expand(sizes[0])
+        of_columns = (column_grad * (-column_weight / sizes[1])).expand(sizes[1])
         of_other = torch.cat([of_rows, of_columns]).div_(divisors)
         of_own = _own_factors(of_other, correlations, norms)
         row_own, column_own = torch.split(of_own, sizes)
@@ -123,11 +120,6 @@ class _CorrelationLosses(torch.autograd.Function):
         for rows in parts:
             grad[rows] = _gradient(student[rows], target[rows], factors.of_rows(rows), options)
         return grad, None, None, None
-
-
-def _shares(weights: tuple[float, float], sizes: list[int]) -> tuple[float, float]:
-    """Return the weight of one row, and of one column."""
-    return weights[0] / max(sizes[0], 1), weights[1] / sizes[1]
 
 
 class _Factors(NamedTuple):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from kdcache.deferred import Module, Tensor, torch
 from kdcache.errors import UsageError
@@ -15,6 +15,7 @@ from kdcache.runtime.allocator import keep_freed_memory
 from kdcache.runtime.host_copy import HostCopy
 from kdcache.runtime.launch import own_place
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 _DEVICE = re.compile(r"auto|cpu(:0)?|cuda(:[0-9]+)?")
 _MOST_WORKERS = 1024
 _MOST_OWN_WORKERS = 8  # where the user gives no number
@@ -35,7 +36,7 @@ class ComputeConfig:
     channels_last: bool = False
     """Whether models and images lie in memory with their channels last."""
     compile: bool = False
-    """Whether models go through torch.compile."""
+    """Whether models go through torch.compile, and with a classifier that learns its loss."""
     workers: int = field(default_factory=lambda: min(_num_cores(), _MOST_OWN_WORKERS))
     """Loader processes; 0 renders views in the main process."""
     keep_memory: bool = True
@@ -113,9 +114,13 @@ class Compute:
     def place(self, model: Module) -> Module:
         """Return the model on the device, in the memory format, compiled if so configured."""
         model = model.to(self.device, memory_format=self._format)  # type: ignore[call-overload]
+        return self.compiled(model)
+
+    def compiled(self, function: Function) -> Function:
+        """Return a model or function, compiled if so configured."""
         if not self.config.compile:
-            return model
-        return torch.compile(model)  # type: ignore[return-value]
+            return function
+        return torch.compile(function)  # type: ignore[return-value]
 
     def move(self, tensor: Tensor) -> Tensor:
         """Return the tensor on the device, without waiting for the copy; images come in the memory

@@ -31,6 +31,7 @@ class Classification:
     best: ClassVar[str] = BEST[name]
     summary: ClassVar[tuple[str, ...]] = ("top1", "top5", "eval_loss")
     scores_whole_images: ClassVar[bool] = False
+    can_compile: ClassVar[bool] = True
 
     def check(self, loss: Loss, spec: str, *, label_smoothing: float) -> None:
         """Refuse a loss that compares pixels, or would leave some out, or positions.

@@ -42,6 +42,7 @@ class Detection:
     best: ClassVar[str] = BEST[name]
     summary: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75")
     scores_whole_images: ClassVar[bool] = False
+    can_compile: ClassVar[bool] = False
 
     def check(self, loss: Loss, spec: str, *, label_smoothing: float) -> None:
         """Refuse a loss that needs a label for each row, or maps, and labels that are smoothed.

@@ -39,6 +39,8 @@ class Task(Protocol):
     scores_whole_images: ClassVar[bool]
     """Whether evaluation takes images as large as they are, whatever the size of training
     views."""
+    can_compile: ClassVar[bool]
+    """Whether `terms` works on the same shapes in every step, as torch.compile wants it."""
 
     def check(self, loss: Loss, spec: str, *, label_smoothing: float) -> None:
         """Check that a loss of this spec is one of the task's, and that its labels can be smoothed.

@@ -50,6 +50,7 @@ class Segmentation:
     best: ClassVar[str] = BEST[name]
     summary: ClassVar[tuple[str, ...]] = ("miou", "pixel_accuracy", "eval_loss")
     scores_whole_images: ClassVar[bool] = True
+    can_compile: ClassVar[bool] = False
 
     def check(self, loss: Loss, spec: str, *, label_smoothing: float) -> None:
         """Refuse a loss that treats the label of a row apart, or leaves positions out.

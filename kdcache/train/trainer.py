@@ -56,6 +56,9 @@ class Trainer:
         self.student = opened.student
         self.model = opened.model
         self.loss = opened.loss
+        self._loss_terms = self.task.terms
+        if self.task.can_compile:
+            self._loss_terms = self.compute.compiled(self.task.terms)
         if self.evaluation is not None and not config.compute.compile:
             self.evaluation.try_out(self.model)
         self.optimizer = make_optimizer(self.student.module, config.optimizer)
@@ -208,7 +211,7 @@ class Trainer:
         if is_first:
             check_student(self.student, class_logits(output), self.loader.num_classes)
         smoothing = self.config.label_smoothing
-        terms = self.task.terms(
+        terms = self._loss_terms(
             self.loss, output, batch.teacher, batch.labels, label_smoothing=smoothing
         )
         return self._warmed_up(terms)
