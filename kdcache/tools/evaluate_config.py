@@ -41,7 +41,7 @@ def check_specs(config: EvaluateConfig) -> None:
         KdcacheError: one of them is unknown, or not there.
     """
     saved = find_model(config.model)
-    check_model(saved.spec, asks_library=False)
     check_source(saved.data_or_own(config.data))
+    check_model(saved.spec, asks_library=False)
     if config.recipe is not None:
         recipe_table(config.recipe)
