@@ -28,7 +28,7 @@ _MOST_SECONDS = 10.0
 def require_batch_size(size: BatchSize) -> None:
     """Raise a UsageError if a batch would have no view."""
     if size != AUTO and size < 1:
-        raise UsageError(f"batch_size is {size}; it must be at least 1, or auto")
+        raise UsageError(f"batch_size is {size}; it must be at least 1")
 
 
 def chosen(size: BatchSize) -> int:

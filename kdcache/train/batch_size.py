@@ -4,6 +4,7 @@ step."""
 import gc
 import re
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -88,6 +89,26 @@ def largest_part(configs: Sequence[TrainConfig]) -> int:
     num_parts = configs[0].accumulate * own_place().world_size
     with nothing_said():
         data = TrainingData([replace(config, batch_size=num_parts) for config in configs])
+    with closing(data):
+        part = _largest_part_of(data, configs, num_parts)
+    if part is None:
+        raise KdcacheError(
+            f"batch_size auto: not even a step on {_LEAST} views fits into the memory of"
+            f" {data.compute.device}; use --precision bfloat16, smaller views or a smaller student"
+        )
+    return part
+
+
+def _largest_part_of(
+    data: TrainingData, configs: Sequence[TrainConfig], num_parts: int
+) -> int | None:
+    """Return what `largest_part` does, of students that are open; None if nothing fits.
+
+    Args:
+        data: of the students.
+        configs: of the students.
+        num_parts: parts of a batch, over all processes.
+    """
     replay = data.loader.replay
     rows = replay.rows(_NO_ROWS)
     most = max(min(_MOST, len(rows) // _FEWEST_STEPS) // num_parts, _LEAST)
@@ -107,16 +128,7 @@ def largest_part(configs: Sequence[TrainConfig]) -> int:
     def fits(size: int) -> bool:
         return all(trials.fits(partial(step, size)) for step in steps)
 
-    try:
-        part = largest_size(fits, least=_LEAST, most=most)
-    finally:
-        data.close()
-    if part is None:
-        raise KdcacheError(
-            f"batch_size auto: not even a step on {_LEAST} views fits into the memory of"
-            f" {data.compute.device}; use --precision bfloat16, smaller views or a smaller student"
-        )
-    return part
+    return largest_size(fits, least=_LEAST, most=most)
 
 
 def tried_step(
