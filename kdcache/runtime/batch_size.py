@@ -70,7 +70,7 @@ def fastest_size(rate_of: Callable[[int], float | None], *, most: int) -> Fastes
                 return None
             return Fastest(best.size, best.rate, f"{size} do not fit into memory")
         if best is None or rate > _GAIN * best.rate:
-            best = Fastest(size, rate, "more are of no use here")
+            best = Fastest(size, rate, "no more were tried")
             without_gain = 0
             continue
         without_gain += 1

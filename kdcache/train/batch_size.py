@@ -74,7 +74,7 @@ def with_batch_size(configs: Sequence[TrainConfig], part: int | None) -> Sequenc
         return configs
     size = on_main(lambda: _batch_size_of_runs(configs))
     if size is None:
-        parts = [part for part in gather(part, "what fits") if part is not None]
+        parts = filter(None, gather(part, "what fits"))
         size = min(parts) * configs[0].accumulate * world_size()
         _tell(size, configs)
     return [replace(config, batch_size=size) for config in configs]
@@ -192,12 +192,9 @@ def _batch_size_of_runs(configs: Sequence[TrainConfig]) -> int | None:
 
 def _tell(size: int, configs: Sequence[TrainConfig]) -> None:
     """Say which batch was chosen, and what that means for the training."""
-    first = configs[0]
     say(
         f"note: batch_size auto is {size} here, and is kept with the run; another machine may"
-        f" choose another, and so train otherwise. The learning rate stays {first.optimizer.lr:g},"
-        " whatever the batch"
+        " choose another, and so train otherwise; learning rates stay as they are"
     )
     if any("dist" in _NAME.findall(config.loss) for config in configs):
-        part = size // first.accumulate
-        say(f"note: DIST compares the classes over the {part} views of a batch")
+        say("note: DIST compares classes over the views of a batch, so its loss depends on it")

@@ -69,7 +69,7 @@ def test_what_does_not_fit_ends_the_search(memory: int, size: int) -> None:
 def test_no_more_views_are_tried_than_are_of_use(most: int, size: int) -> None:
     fastest = fastest_size(saturating(1e6), most=most)
     assert fastest is not None
-    assert (fastest.size, fastest.limit) == (size, "more are of no use here")
+    assert (fastest.size, fastest.limit) == (size, "no more were tried")
 
 
 def test_a_slow_device_is_not_tried_for_long(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,26 @@ SETTINGS: dict[str, Any] = {
 LIMITED = "broken_models:few_at_once,mean=0.5,std=0.25"
 
 
+MIXED = """
+mode = "L"
+size = 8
+eval = "eval-whole"
+
+[[transforms]]
+name = "RandomHorizontalFlip"
+
+[mixing]
+mixup = 0.8
+block = 16
+"""
+
+
+def mixed_recipe(folder: Path) -> str:
+    file = folder / "mixed.toml"
+    file.write_text(MIXED)
+    return str(file)
+
+
 def auto_config(run: Path, **changes: Any) -> TrainConfig:
     return train_config(run, **{**SETTINGS, **changes})
 
@@ -52,6 +72,13 @@ def test_parts_of_a_batch_and_students_side_by_side_share_the_device(tmp_path: P
     large = auto_config(tmp_path / "b", student=MLP)
     assert largest_part([large, small]) == largest_part([small, large]) == 4
     assert largest_part([auto_config(tmp_path, student=MLP, accumulate=4)]) == 8
+
+
+def test_parts_of_mixed_views_can_be_tried(tmp_path: Path) -> None:
+    student = f"{LIMITED},most_trained=4"
+    dump(tmp_path / "cache", data="digits:train", recipe=mixed_recipe(tmp_path), seeds="0:1")
+    cached = {"cache": str(tmp_path / "cache"), "recipe": None, "loss": "kl"}
+    assert largest_part([auto_config(tmp_path / "run", student=student, **cached)]) == 4
 
 
 def test_a_student_that_never_fits_is_told(tmp_path: Path) -> None:
@@ -117,7 +144,8 @@ def test_the_run_keeps_the_number_and_is_the_one_with_it(
     (numbered,) = with_batch_size([config], part)
     told = capsys.readouterr().err
     assert "note: batch_size auto is 32 here, and is kept with the run" in told
-    assert "The learning rate stays 0.05" in told and "over the 32 views of a batch" in told
+    assert "learning rates stay as they are" in told
+    assert "DIST compares classes over the views of a batch" in told
     train(tmp_path / "auto", **settings, batch_size=chosen(numbered.batch_size))
     train(tmp_path / "number", **settings, batch_size=32)
     weights = load_file(tmp_path / "auto" / "student.safetensors")
