@@ -68,7 +68,7 @@ def fastest_size(rate_of: Callable[[int], float | None], *, most: int) -> Fastes
         if rate is None:
             if best is None:
                 return None
-            return Fastest(best.size, best.rate, f"{size} do not fit into memory")
+            return Fastest(best.size, best.rate, f"{size} take too much memory")
         if best is None or rate > _GAIN * best.rate:
             best = Fastest(size, rate, "no more were tried")
             without_gain = 0
@@ -115,6 +115,8 @@ class Trials:
         """
         self._device = device
         self._kept_bytes = kept_bytes
+        if device.type == "cuda":
+            torch.cuda.init()  # without which there is no memory to ask about
 
     def fits(self, call: Callable[[], object]) -> bool:
         """Return whether a call leaves some of the device's memory free; of a CPU only whether it

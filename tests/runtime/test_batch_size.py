@@ -61,7 +61,7 @@ def test_a_device_that_gets_slower_keeps_a_small_size() -> None:
 def test_what_does_not_fit_ends_the_search(memory: int, size: int) -> None:
     fastest = fastest_size(saturating(100, memory=memory), most=4096)
     assert fastest is not None
-    assert (fastest.size, fastest.limit) == (size, f"{2 * size} do not fit into memory")
+    assert (fastest.size, fastest.limit) == (size, f"{2 * size} take too much memory")
     assert fastest_size(saturating(1, memory=0), most=4096) is None
 
 
