@@ -116,7 +116,8 @@ class Trials:
         self._device = device
         self._kept_bytes = kept_bytes
         if device.type == "cuda":
-            torch.cuda.init()  # without which there is no memory to ask about
+            # without it there is no memory to ask about
+            torch.cuda.init()  # type: ignore[no-untyped-call]
 
     def fits(self, call: Callable[[], object]) -> bool:
         """Return whether a call leaves some of the device's memory free; of a CPU only whether it
