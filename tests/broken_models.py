@@ -142,3 +142,27 @@ class WholeImages(nn.Module):
 
 def whole_images() -> nn.Module:
     return WholeImages()
+
+
+class FewAtOnce(nn.Module):
+    """A small network that, as on a small GPU, runs out of memory with more views than `most`, or
+    with more than `most_trained` where it is trained."""
+
+    def __init__(self, most: int, most_trained: int) -> None:
+        super().__init__()
+        self.inner = mlp(dropout=0.2)
+        self.most = most
+        self.most_trained = most_trained
+
+    def forward(self, images: Tensor) -> Tensor:
+        most = self.most
+        if torch.is_grad_enabled():
+            most = self.most_trained
+        if len(images) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        logits: Tensor = self.inner(images)
+        return logits
+
+
+def few_at_once(most: int = 16, most_trained: int = 8) -> nn.Module:
+    return FewAtOnce(most, most_trained)

@@ -51,6 +51,11 @@ def benchmark(folder: Path, name: str, *words: str) -> str:
             ["eval-whole", "imagenet-b3", "decodes_per_view"],
         ),
         (
+            "batch_size",
+            ["--models", "test_resnet", "--sizes", "32", "--batches", "2", "--repetitions", "1"],
+            ["test_resnet", "milliseconds_per_view", "megabytes"],
+        ),
+        (
             "losses",
             ["--shapes", "6x5", "--repetitions", "1"],
             ["6x5", "times_as_fast", "error_of_gradient", "operators", "megabytes"],

@@ -123,6 +123,7 @@ SMALL = "timm:test_resnet,input_size=64,weights="
 SMALLER = {
     "/data/": "data/",
     "torchvision:deeplabv3_resnet101,weights=teacher.safetensors,aux_loss=true": SEGMENTER,
+    "timm:resnet18 --batch-size auto": "timm:resnet18 --epochs 1 --batch-size 3",
     "timm:resnet18,output_stride=8": f"{SEGMENTER},seed=1",
     "torchvision:retinanet_resnet50_fpn_v2,weights=DEFAULT": DETECTOR,
     "torchvision:retinanet_resnet50_fpn,weights_backbone=DEFAULT": f"{DETECTOR},seed=1",

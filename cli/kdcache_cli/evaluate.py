@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from kdcache_cli.options import JSON, check_early, compute, configured
+from kdcache_cli.options import BATCH_SIZE, JSON, check_early, compute, configured
 from kdcache_cli.output import print_result
 
 _MOST_LISTED = 10
@@ -25,7 +25,7 @@ _MOST_LISTED = 10
     default=None,
     help="How maps of segmentation are upsampled  [the run's, else not].",
 )
-@click.option("--batch-size", type=int, help="Views per batch  [256].", metavar="N")
+@BATCH_SIZE
 @compute
 @JSON
 def evaluate(model: str, window: str | None, as_json: bool, **flags: Any) -> None:

@@ -20,6 +20,7 @@ _THAT_GO_ON = (
     *("import", "quickstart"),
 )
 """Commands that, run again, go on where they stopped; `verify` does with a report."""
+_WITH_AUTOMATIC_BATCH = ("dump-teacher", "train-student", "evaluate", "predict")
 _GOES_ON = "kdcache.goes_on"
 _MOST_REASON = 200
 """Characters of what a library says when memory runs out."""
@@ -91,7 +92,9 @@ class Group(click.Group):
             except OSError as error:
                 raise OneLineError(KdcacheError(_system_text(error))) from error
             except (MemoryError, RuntimeError) as error:
-                reason = _memory_text(error, goes_on=bool(ctx.meta.get(_GOES_ON)))
+                reason = _memory_text(
+                    error, str(ctx.invoked_subcommand), goes_on=bool(ctx.meta.get(_GOES_ON))
+                )
                 if reason is None:
                     raise
                 raise OneLineError(KdcacheError(reason)) from error
@@ -123,8 +126,14 @@ def _system_text(error: OSError) -> str:
     return f"{error.filename}: {reason}"
 
 
-def _memory_text(error: Exception, *, goes_on: bool) -> str | None:
-    """Return which memory ran out, and the way out; None of an error of another kind."""
+def _memory_text(error: Exception, command: str, *, goes_on: bool) -> str | None:
+    """Return which memory ran out, and the way out; None of an error of another kind.
+
+    Args:
+        error: that ended the command.
+        command: its name.
+        goes_on: whether it, run again, goes on where it stopped.
+    """
     note = ""
     if goes_on:
         note = "; what was finished is kept"
@@ -136,8 +145,12 @@ def _memory_text(error: Exception, *, goes_on: bool) -> str | None:
         return f"{what}; {way_out}{note}"
     # torch's, which is not imported here
     if type(error).__name__ == "OutOfMemoryError":
-        way_out = "use a smaller --batch-size, or --precision bfloat16"
-        return f"out of GPU memory; {way_out}{note}"
+        what = " ".join(["out of GPU memory", *getattr(error, "__notes__", [])])
+        automatic = ""
+        if command in _WITH_AUTOMATIC_BATCH:
+            automatic = ", or auto, which tries what fits"
+        way_out = f"use a smaller --batch-size{automatic}, or --precision bfloat16"
+        return f"{what}; {way_out}{note}"
     return None
 
 

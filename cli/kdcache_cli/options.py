@@ -12,6 +12,23 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as
 PLAN = click.option(
     "--plan", is_flag=True, help="Print what it would take, from a short trial; write nothing."
 )
+
+
+def _number_or_text(text: str) -> int | str:
+    """Return the whole number that a text spells, or the text, of which the configuration says that
+    it may only be `auto`."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+BATCH_SIZE = click.option(
+    "--batch-size",
+    type=_number_or_text,
+    help="Views per batch, or auto, which tries how many suit the device  [256].",
+    metavar="N|auto",
+)
 _PLACE = (
     click.option(
         "--workers",
@@ -44,7 +61,7 @@ _RERUN = (
     ),
 )
 _SHARED = (
-    click.option("--batch-size", type=int, help="Views per batch  [256].", metavar="N"),
+    BATCH_SIZE,
     *_COMPUTE,
     click.option(
         "--config",

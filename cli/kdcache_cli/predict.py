@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from kdcache.runtime.wording import counted
-from kdcache_cli.options import JSON, check_early, compute, configured
+from kdcache_cli.options import BATCH_SIZE, JSON, check_early, compute, configured
 from kdcache_cli.output import print_result
 
 
@@ -26,7 +26,7 @@ from kdcache_cli.output import print_result
     metavar="N|FILE",
 )
 @click.option("--recipe", help="Recipe of the views  [the run's, else eval].", metavar="NAME|FILE")
-@click.option("--batch-size", type=int, help="Views per batch  [256].", metavar="N")
+@BATCH_SIZE
 @compute
 @JSON
 def predict(model: str, as_json: bool, **flags: Any) -> None:

@@ -15,9 +15,9 @@ def check_specs(config: CodecErrorConfig) -> None:
     """
     for codec in config.codec:
         check_codec(codec)
-    for model in filter(None, (config.teacher, config.student)):
-        check_model(model, asks_library=False)
     if config.recipe is not None:
         recipe_table(config.recipe)
     if config.data is not None:
         check_source(config.data)
+    for model in filter(None, (config.teacher, config.student)):
+        check_model(model, asks_library=False)

@@ -370,4 +370,10 @@ def _typed_as_one(value: Any, hints: Sequence[Any], where: str) -> Any:
     for hint in others:
         if kind is not None and kind in (hint, typing.get_origin(hint)):
             return _typed(value, hint, where)
+        if kind is str and typing.get_origin(hint) is typing.Literal:
+            words = typing.get_args(hint)
+            if value in words:
+                return value
+            choices = " or ".join([_TYPE_WORDS[first], *words])
+            raise UsageError(f"{where} is {quoted(value)}; it must be {choices}")
     return _typed(value, first, where)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kdcache.errors import UsageError
+from kdcache.runtime.batch_size import BatchSize, require_batch_size
 from kdcache.runtime.device import ComputeConfig
 
 _MOST_AT_ONCE = 64
@@ -56,8 +57,8 @@ class DumpConfig:
     seeds_at_once: int = 4
     """Seeds under which a sample is decoded once: so many units are in the making, and lost by a
     kill. With 1 a seed is whole before the next one begins."""
-    batch_size: int = 256
-    """Views that the teacher sees at once."""
+    batch_size: BatchSize = 256
+    """Views that the teacher sees at once; `auto` tries on the device how many are fastest."""
     unit_rows: int | None = None
     """Rows per unit; by default a power of two near 4 MB."""
     order_seed: int = 0
@@ -83,7 +84,8 @@ class DumpConfig:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "unit_rows", "teacher_classes", "seeds_per_unit"):
+        require_batch_size(self.batch_size)
+        for name in ("unit_rows", "teacher_classes", "seeds_per_unit"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1")

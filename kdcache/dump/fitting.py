@@ -28,6 +28,7 @@ from kdcache.dump.config import DumpConfig
 from kdcache.errors import CodecError, MismatchError
 from kdcache.models.vision_model import VisionModel
 from kdcache.positions import Layout
+from kdcache.runtime.batch_size import chosen
 from kdcache.runtime.console import LINE_SECONDS, log, own_name, say
 from kdcache.runtime.device import Compute, device_type
 from kdcache.runtime.distributed import own_place
@@ -207,7 +208,7 @@ class CodecFitting:
             self.recipe,
             views=self.size.rows,
             map_views=self.size.map_views,
-            batch_size=self.config.batch_size,
+            batch_size=chosen(self.config.batch_size),
             order_seed=self.config.order_seed,
             compute=compute,
             sample=self.sample,

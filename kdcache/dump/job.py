@@ -2,7 +2,7 @@
 written yet."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -37,6 +37,7 @@ from kdcache.dump.fitting import (
 from kdcache.dump.new_manifest import mixing_block, new_manifest, tar_settings, teacher_entry
 from kdcache.dump.source import known_source
 from kdcache.dump.unit import UnitMaker
+from kdcache.models.batch_trial import fastest_batch
 from kdcache.models.model import open_model
 from kdcache.models.specs import check_model
 from kdcache.models.vision_model import VisionModel
@@ -74,6 +75,9 @@ class Job:
     recipe: Recipe
     teacher: VisionModel
     compute: Compute
+    batch_size: int
+    """Views that the teacher sees at once: where the configuration says `auto`, the number that
+    suits this device."""
     codec: Codec
     """With its fit, if it needs one."""
     fitted: Fitted | None
@@ -174,6 +178,10 @@ def prepare(
     opened = _opened(config, objects)
     layout = opened.teacher.layout
     codec = _codec(config, opened)
+    batch_size = fastest_batch(
+        opened.teacher, opened.source, opened.recipe, compute, config.batch_size
+    )
+    sized = replace(config, batch_size=batch_size)
     if not codec.is_exact or config.content_digests:
         await_first_worker(open_storage(config.cache))
     cache = _present_cache(config)
@@ -183,11 +191,11 @@ def prepare(
     tars = tar_settings(config, seeds, data.source, cache)
     entry = teacher_entry(config, opened.teacher)
     size = sample_size(codec, layout, len(data.source), len(seeds))
-    sample = sample_run(config, data.entry, opened.recipe, entry, size, is_plan=is_plan)
+    sample = sample_run(sized, data.entry, opened.recipe, entry, size, is_plan=is_plan)
     fitted = None
     if cache is None and (is_plan or not codec.is_exact):
         fitting = CodecFitting(
-            config=config,
+            config=sized,
             source=data.source,
             recipe=opened.recipe,
             teacher=opened.teacher,
@@ -197,9 +205,7 @@ def prepare(
         fitted = fitting.fitted(codec)
         codec = fitted.codec
     whole_codec = with_layout(codec, layout)
-    manifest = new_manifest(
-        config, data, opened.recipe, entry, layout, codec=whole_codec, tars=tars
-    )
+    manifest = new_manifest(sized, data, opened.recipe, entry, layout, codec=whole_codec, tars=tars)
     return Job(
         config=config,
         seeds=seeds,
@@ -207,6 +213,7 @@ def prepare(
         recipe=opened.recipe,
         teacher=opened.teacher,
         compute=compute,
+        batch_size=batch_size,
         codec=whole_codec,
         fitted=fitted if is_plan else None,
         sample=sample,

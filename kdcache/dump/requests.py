@@ -31,7 +31,7 @@ def batches_of(job: Job, cache: Cache, units: Sequence[Unit]) -> Iterator[RowsUn
     rows = cache.manifest.unit_range(units[0][1])
     unit_rows = np.arange(rows.start, rows.stop)
     mixing = job.recipe.mixing
-    size = job.config.batch_size
+    size = job.batch_size
     if mixing is None:
         together = job.config.seeds_at_once
         for start in range(0, len(seeds), together):

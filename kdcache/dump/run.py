@@ -23,6 +23,7 @@ from kdcache.dump.next_step import training_command
 from kdcache.dump.unit import tell_clipped
 from kdcache.errors import UsageError
 from kdcache.models.modules import class_name, device_of, kept_modes
+from kdcache.runtime.batch_size import BatchSize
 from kdcache.runtime.console import log, own_name, say
 from kdcache.runtime.device import ComputeConfig
 from kdcache.runtime.launch import require_count
@@ -47,7 +48,7 @@ def dump_teacher(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     teacher_classes: int | None = None,
-    batch_size: int = 256,
+    batch_size: BatchSize = 256,
     num_workers: int | None = None,
     device: str | None = None,
     precision: Literal["float32", "bfloat16", "float16"] = "float32",
@@ -78,7 +79,7 @@ def dump_teacher(
             module's own.
         std: as `mean`.
         teacher_classes: classes of the teacher, where they are not those of the data.
-        batch_size: views of a batch.
+        batch_size: views of a batch; `auto` tries how many are fastest.
         num_workers: processes that render views; by default one for each core, up to 8.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, to which a module goes; by default where it is,
             and of a spec `auto`.

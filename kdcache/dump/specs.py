@@ -16,7 +16,8 @@ def check_specs(config: DumpConfig) -> None:
     """
     parse_seeds(config.seeds)
     recipe_table(config.recipe)
-    check_model(config.teacher, asks_library=False)
     if config.codec is not None:
         check_codec(config.codec)
     check_source(config.data)
+    # after the data: a module of the user's own that makes them may register a model with timm
+    check_model(config.teacher, asks_library=False)

@@ -6,6 +6,7 @@ from typing import Literal
 from kdcache.cache.slab_folder import DEFAULT_LIMIT
 from kdcache.codecs import Tail
 from kdcache.errors import UsageError
+from kdcache.runtime.batch_size import BatchSize, require_batch_size
 from kdcache.runtime.device import ComputeConfig
 
 _MOST_REPEATS = 1000
@@ -45,8 +46,9 @@ class LoaderConfig:
     (repeated augmentation)."""
     epochs: int = 100
     """How many there are to be: without a cache each has seeds of its own."""
-    batch_size: int = 256
-    """Views of an optimiser step, over all processes and accumulated parts."""
+    batch_size: BatchSize = 256
+    """Views of an optimiser step, over all processes and accumulated parts; `auto`, of a training
+    on GPUs, is the largest power of two that fits, and is kept with the run."""
     accumulate: int = 1
     """Parts of a batch that pass one after another, for want of memory; batch statistics, DIST's
     too, are those of a part."""
@@ -88,7 +90,8 @@ class LoaderConfig:
         self._check_sources()
 
     def _check_order(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "repeats"):
+        require_batch_size(self.batch_size)
+        for name in ("epochs", "accumulate", "repeats"):
             value = getattr(self, name)
             if value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1")

@@ -29,6 +29,7 @@ from kdcache.loader.replay import CacheUse, Replay
 from kdcache.loader.slab_reader import await_cache
 from kdcache.loader.window_reader import WindowReader
 from kdcache.losses import Need
+from kdcache.runtime.batch_size import chosen
 from kdcache.runtime.console import say
 from kdcache.runtime.contrast import joined
 from kdcache.runtime.distributed import is_main, on_main
@@ -185,7 +186,10 @@ def _stream(config: LoaderConfig, use: CacheUse) -> WindowReader:
     batches = 1 + PREFETCHED * config.compute.workers
     steps = 1 + -(-batches // config.accumulate)
     return WindowReader(
-        use.cache, commits=use.commits, units=use.units, rows_ahead=steps * config.batch_size
+        use.cache,
+        commits=use.commits,
+        units=use.units,
+        rows_ahead=steps * chosen(config.batch_size),
     )
 
 

@@ -20,6 +20,7 @@ from kdcache.loader.teachers import Teacher
 from kdcache.loader.window_reader import WindowReader
 from kdcache.losses import Need
 from kdcache.positions import Layout
+from kdcache.runtime.batch_size import chosen
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import rank, world_size
@@ -69,7 +70,7 @@ class StepLoader:
         rendered = self._open_teacher()
         self._sampler = EpochSampler(
             Split(
-                batch_size=config.batch_size,
+                batch_size=chosen(config.batch_size),
                 parts=config.accumulate,
                 process=rank(),
                 processes=world_size(),
@@ -117,7 +118,7 @@ class StepLoader:
     def steps_per_epoch(self) -> int:
         """Steps of an epoch that lacks no row, for a schedule."""
         rows = self.replay.rows(_NO_ROWS)
-        return num_steps(len(rows), self.config.batch_size)
+        return num_steps(len(rows), chosen(self.config.batch_size))
 
     def __len__(self) -> int:
         """Return the batches of a whole epoch that lacks no row, in this process."""
@@ -349,7 +350,7 @@ class StepLoader:
         """Have what is read window by window make ready for the epoch; return what must know of
         each step's views."""
         streams = self._streams()
-        following = views[self.step * self.config.batch_size :]
+        following = views[self.step * chosen(self.config.batch_size) :]
         if streams and len(following) and self.replay.blocks is not None:
             windows = self.replay.blocks.windows(self.config.order, self.epoch)
             first_row = int(following[0, 0])

@@ -32,6 +32,8 @@ class Family:
     """By task."""
     check: Callable[[Spec], None]
     """Raises a UsageError or a ModelError if the library has no such model; makes none."""
+    check_name: Callable[[Spec], None] | None = None
+    """Raises a UsageError for a name that the library's sources do not have; imports nothing."""
     has_named_weights: bool = False
     """Whether `weights` may be a name that the library knows, and no file."""
     is_pretrained: bool = False

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kdcache.errors import ModelError
 from kdcache.models.vision_model import TeacherLogits, VisionModel
 from kdcache.positions import Boxes
+from kdcache.runtime.batch_size import views_at_once
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import is_of_others, world_size
 from kdcache.runtime.user_code import user_code
@@ -98,7 +99,8 @@ def _logits(
     logits = []
     with torch.inference_mode(), compute.autocast():
         for model, placed, views in zip(models, placed_models, batch.views, strict=True):
-            with model_code(f"model {model.spec} on a batch of {len(views)} views"):
+            what = f"model {model.spec} on a batch of {len(views)} views"
+            with model_code(what), views_at_once(len(views)):
                 output = placed(compute.move(views))
                 logits.append(read_out(model, output, batch))
     return logits

@@ -3,6 +3,7 @@ of its models."""
 
 from kdcache.deferred import late
 from kdcache.models.building import Family
+from kdcache.models.library_names import check_timm, check_torchvision
 from kdcache.targets import ClassBoxes, ClassLabel, ClassMask
 
 FAMILIES: dict[str, Family] = {
@@ -16,6 +17,7 @@ FAMILIES: dict[str, Family] = {
             ClassMask.task: late("kdcache.models.timm:build_segmenter"),
         },
         check=late("kdcache.models.timm:check"),
+        check_name=check_timm,
     ),
     "torchvision": Family(
         {
@@ -24,6 +26,7 @@ FAMILIES: dict[str, Family] = {
             ClassBoxes.task: late("kdcache.models.torchvision:build_detector"),
         },
         check=late("kdcache.models.torchvision:check"),
+        check_name=check_torchvision,
         has_named_weights=True,
     ),
     "transformers": Family(

@@ -23,8 +23,9 @@ def check_model(text: str, *, asks_library: bool = True) -> None:
 
     Args:
         text: the spec.
-        asks_library: whether the library is asked for a model of that name, or the user's module
-            for the function and its options: they are imported for it.
+        asks_library: whether the library is asked for a model of that name, where its sources are
+            only read otherwise, or the user's module for the function and its options: they are
+            imported for it.
 
     Raises:
         UsageError: an unknown model; of the user's own functions also an unknown option.
@@ -39,6 +40,8 @@ def check_model(text: str, *, asks_library: bool = True) -> None:
     bare = Spec(spec.name, spec.arg, options)
     family = FAMILIES.get(spec.name)
     if family is not None:
+        if family.check_name is not None:
+            family.check_name(bare)
         if asks_library:
             family.check(bare)
     elif asks_library:

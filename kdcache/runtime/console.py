@@ -17,6 +17,8 @@ _BAR_WIDTH = 20
 """Columns, so that all that is told beside it fits a terminal of 80."""
 T = TypeVar("T")
 _END = object()
+_silences: list[bool] = []
+"""One for each block in which nothing is said."""
 
 
 @runtime_checkable
@@ -85,8 +87,18 @@ def progress(
 def say(message: str, *, by_all: bool = False) -> None:
     """Print a message for the user on stderr, of several processes in rank 0 or `by_all`; stdout is
     for results."""
-    if by_all or own_place().rank == 0:
+    if (by_all or own_place().rank == 0) and not _silences:
         print(printable(message), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def nothing_said() -> Iterator[None]:
+    """Say nothing in the block: what is done in it is done once more, and said then."""
+    _silences.append(True)
+    try:
+        yield
+    finally:
+        _silences.pop()
 
 
 def own_name() -> str:

@@ -16,7 +16,7 @@ from kdcache.sources.protocol import Source
 from kdcache.sources.segfolder import checked_segfolder, open_segfolder
 from kdcache.sources.table import checked_table, open_table
 from kdcache.sources.tars import checked_tars, open_tars
-from kdcache.sources.torchvision import open_torchvision
+from kdcache.sources.torchvision import check_torchvision, open_torchvision
 from kdcache.sources.voc import checked_voc, open_voc
 from kdcache.sources.yolo import checked_yolo, open_yolo
 
@@ -42,10 +42,11 @@ CHECKS: dict[str, Callable[[Spec], object]] = {
     "parquet": checked_table,
     "segfolder": checked_segfolder,
     "tars": checked_tars,
+    "torchvision": check_torchvision,
     "voc": checked_voc,
     "yolo": checked_yolo,
 }
-"""What each opener begins with: options and paths, before anything is listed or read."""
+"""What each opener begins with: names, options and paths, before anything is listed or read."""
 
 
 def check_source(text: str) -> None:

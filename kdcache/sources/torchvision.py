@@ -2,10 +2,12 @@
 VOCDetection, with their own options."""
 
 import os
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from kdcache.config.library_sources import LibrarySources
 from kdcache.config.spec import Spec, choose
 from kdcache.config.user_functions import check_options
 from kdcache.deferred import datasets
@@ -20,7 +22,22 @@ from kdcache.sources.protocol import Source
 from kdcache.sources.voc import VOC_CLASSES, VocReader, voc_source
 
 _LEFT_OUT = ("ImageFolder", "DatasetFolder", "FakeData")
+_DATA_SETS = LibrarySources(
+    "torchvision",
+    files=("datasets/__init__.py",),
+    registered=re.compile(r'^ +"(\w+)",', re.MULTILINE),
+    left_out=re.compile("|".join(_LEFT_OUT)),
+)
 _VOC = ("background", *VOC_CLASSES)
+
+
+def check_torchvision(spec: Spec) -> None:
+    """Check that torchvision's sources have a data set of that name, without importing torchvision.
+
+    Raises:
+        UsageError: they do not; the nearest is suggested.
+    """
+    _DATA_SETS.require(spec.arg or "", "torchvision data set")
 
 
 def open_torchvision(spec: Spec) -> Source:

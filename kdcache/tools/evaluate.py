@@ -3,6 +3,7 @@
 from typing import Any
 
 from kdcache.models.model import open_model
+from kdcache.runtime.batch_size import AUTO
 from kdcache.runtime.device import Compute, device_type
 from kdcache.runtime.distributed import joined_processes, others_that_fail
 from kdcache.sources import open_source
@@ -58,7 +59,10 @@ def evaluate_saved(config: EvaluateConfig) -> dict[str, Any]:
             class_names=saved.label_names,
         )
         try:
-            (scores,) = evaluation.scores([compute.place(model)], has_reports=True)
+            placed = compute.place(model)
+            if config.batch_size == AUTO:
+                evaluation.take_fastest_batches(model)
+            (scores,) = evaluation.scores([placed], has_reports=True)
         finally:
             evaluation.close()
     return {

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from kdcache.errors import UsageError
 from kdcache.models.specs import check_model
+from kdcache.runtime.batch_size import BatchSize, require_batch_size
 from kdcache.runtime.device import ComputeConfig
 from kdcache.sources import check_source
 from kdcache.tools.saved_model import find_model
@@ -25,13 +25,12 @@ class EvaluateConfig:
     else they are seen whole."""
     align_corners: bool | None = None
     """Whether maps of segmentation are upsampled so; by default as in the run, else not."""
-    batch_size: int = 256
-    """Views of a batch."""
+    batch_size: BatchSize = 256
+    """Views of a batch; `auto` tries on the device how many are fastest."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UsageError(f"batch_size is {self.batch_size}; it must be at least 1")
+        require_batch_size(self.batch_size)
 
 
 def check_specs(config: EvaluateConfig) -> None:
@@ -41,7 +40,7 @@ def check_specs(config: EvaluateConfig) -> None:
         KdcacheError: one of them is unknown, or not there.
     """
     saved = find_model(config.model)
-    check_model(saved.spec, asks_library=False)
     check_source(saved.data_or_own(config.data))
+    check_model(saved.spec, asks_library=False)
     if config.recipe is not None:
         recipe_table(config.recipe)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from kdcache.errors import UnreadableSampleError, UsageError
+from kdcache.models.batch_trial import fastest_batch
 from kdcache.models.inference import run_models
 from kdcache.models.model import open_model
 from kdcache.models.vision_model import VisionModel
@@ -117,7 +118,8 @@ def _predicted(
     """Return what a model says of the images of a source, in their order, and how many cannot be
     read."""
     compute = Compute(config.compute)
-    loader = _loader(config, source, recipe, model.preprocessing.size, compute)
+    batch_size = fastest_batch(model, source, recipe, compute, config.batch_size)
+    loader = _loader(batch_size, source, recipe, model.preprocessing.size, compute)
     predictions = Predictions([])
     reasons: list[str] = []
     try:
@@ -141,16 +143,16 @@ def _predicted(
 
 
 def _loader(
-    config: PredictConfig, source: Source, recipe: Recipe, size: Size, compute: Compute
+    batch_size: int, source: Source, recipe: Recipe, size: Size, compute: Compute
 ) -> ViewLoader:
     """Return the views of all images of a source, in their order."""
     order = np.arange(len(source))
     dataset = ViewDataset(source, recipe, order, sizes=[size], skip_unreadable=True)
     requests = []
-    for start in range(0, len(source), config.batch_size):
-        end = min(start + config.batch_size, len(source))
+    for start in range(0, len(source), batch_size):
+        end = min(start + batch_size, len(source))
         requests.append([(row, 0) for row in range(start, end)])
-    workers = config.compute.workers
+    workers = compute.config.workers
     return ViewLoader(dataset, requests, workers=workers, pin_memory=compute.pin_memory)
 
 

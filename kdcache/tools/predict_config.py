@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kdcache.config.spec import choose
 from kdcache.errors import UsageError
+from kdcache.runtime.batch_size import BatchSize, require_batch_size
 from kdcache.runtime.device import ComputeConfig
 from kdcache.runtime.files import require_writable
 from kdcache.sources import check_source, path_of_images
@@ -34,13 +35,12 @@ class PredictConfig:
     """Their number, or a text file with a name on each line; by default what the weights say."""
     recipe: str | None = None
     """Of the views; by default the run's recipe of evaluation, else `eval`."""
-    batch_size: int = 256
-    """Views of a batch."""
+    batch_size: BatchSize = 256
+    """Views of a batch; `auto` tries on the device how many are fastest."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UsageError(f"batch_size is {self.batch_size}; it must be at least 1")
+        require_batch_size(self.batch_size)
         if self.top_k is not None and self.top_k < 1:
             raise UsageError(f"top_k is {self.top_k}; it must be at least 1")
         choose(self.ending, (CSV, PARQUET), f"ending of {self.out}")

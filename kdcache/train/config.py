@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from kdcache.errors import UsageError
 from kdcache.loader.config import LoaderConfig
 from kdcache.losses import open_loss
+from kdcache.runtime.batch_size import AUTO
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 
 
@@ -72,6 +73,7 @@ class TrainConfig(LoaderConfig):
         self._check_numbers()
         super().__post_init__()
         self._check_loss()
+        self._check_automatic_batch()
 
     def _check_numbers(self) -> None:
         if self.log_steps < 1:
@@ -102,4 +104,19 @@ class TrainConfig(LoaderConfig):
             raise UsageError(
                 f"tail {self.tail!r} is a way to read a topk cache, and loss {self.loss} reads"
                 " none; leave it out"
+            )
+
+    def _check_automatic_batch(self) -> None:
+        """Check that the student alone decides what fits."""
+        if self.batch_size != AUTO:
+            return
+        if self.teacher:
+            raise UsageError(
+                "batch_size auto tries the student alone, and a teacher in the loop needs memory"
+                " beside it; give a number"
+            )
+        if self.sync_batch_norm:
+            raise UsageError(
+                "batch_size auto tries each process by itself, and sync_batch_norm needs all of"
+                " them; give a number"
             )

@@ -17,6 +17,7 @@ from kdcache.loader.steps import StepLoader
 from kdcache.losses import Loss, Need, open_loss
 from kdcache.models.vision_model import VisionModel
 from kdcache.positions import Layout
+from kdcache.runtime.batch_size import chosen
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import on_main
@@ -155,7 +156,7 @@ def _tell_few_steps(loader: StepLoader) -> None:
     """Say how many views an epoch leaves out, if these are many: its last batch is dropped if it is
     not full."""
     num_views = len(loader.replay.rows(_NO_ROWS))
-    batch_size = loader.config.batch_size
+    batch_size = chosen(loader.config.batch_size)
     steps = num_steps(num_views, batch_size)
     num_left_out = num_views - steps * batch_size
     if num_left_out > _MOST_LEFT_OUT * num_views:

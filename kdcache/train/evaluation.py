@@ -18,13 +18,23 @@ from kdcache.errors import (
     UsageError,
     quoted,
 )
+from kdcache.models.batch_trial import fastest_run
 from kdcache.models.inference import model_code
 from kdcache.models.modules import device_of, kept_modes
 from kdcache.models.vision_model import num_classes
 from kdcache.models.wrapping import wrapped
+from kdcache.runtime.batch_size import AUTO, BatchSize, views_at_once
 from kdcache.runtime.console import progress
 from kdcache.runtime.device import Compute, ComputeConfig
-from kdcache.runtime.distributed import StopLook, is_main, on_main, raise_together, rank, world_size
+from kdcache.runtime.distributed import (
+    StopLook,
+    gather,
+    is_main,
+    on_main,
+    raise_together,
+    rank,
+    world_size,
+)
 from kdcache.runtime.waiting import waiting
 from kdcache.shapes import Size, Views, size_text
 from kdcache.sources import Source, as_source, class_names_of, open_source
@@ -33,6 +43,7 @@ from kdcache.targets import task_of
 from kdcache.tasks import Score, open_task
 from kdcache.tasks.segmentation import check_window, slide
 from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader, load_recipe, shipped_recipes
+from kdcache.views.repeated import few_views
 
 _STATED = "classes=FILE, a name on each line, or classes=N where labels are class indices"
 _STATED_CLASSES = {"csv": _STATED, "parquet": _STATED, "tars": "classes=N"}
@@ -49,7 +60,7 @@ class Evaluation:
         recipe: Recipe,
         *,
         sizes: Sequence[Size],
-        batch_size: int,
+        batch_size: BatchSize,
         compute: Compute,
         window: Sequence[int] | None = None,
         align_corners: bool = False,
@@ -65,7 +76,7 @@ class Evaluation:
             sizes: of the models' inputs, each once; views of segmentation have the recipe's own
                 size.
             batch_size: views of a batch, over all processes; of views as large as their images
-                there is one in a batch.
+                there is one in a batch. With `auto`, `take_fastest_batches` is to follow.
             compute: where and how models run.
             window: height and width of windows that slide over the views of segmentation; by
                 default they are seen whole.
@@ -100,17 +111,42 @@ class Evaluation:
         self._dataset = ViewDataset(
             self.source, recipe, order, sizes=view_sizes, skip_unreadable=True
         )
-        share = max(batch_size // world_size(), 1)
-        if recipe.size is None:
-            share = 1
+        share = 1
+        if batch_size != AUTO and recipe.size is not None:
+            share = max(batch_size // world_size(), 1)
+        self._divide(share)
+
+    def _divide(self, share: int) -> None:
+        """Divide the views into batches of which this process has `share` views each."""
         self._batches = _own_batches(len(self.source), share)
         self._num_looks = -(-(len(self.source) // world_size()) // share)  # batches that all have
         self._loader = ViewLoader(
             self._dataset,
             self._batches,
-            workers=compute.config.workers,
-            pin_memory=compute.pin_memory,
+            workers=self._compute.config.workers,
+            pin_memory=self._compute.pin_memory,
         )
+
+    @torch.no_grad()
+    def take_fastest_batches(self, model: nn.Module) -> None:
+        """Divide the views into batches of the size that takes a model, on its device, the least
+        time for a view, and say so; views as large as their images stay one by one.
+
+        Raises:
+            KdcacheError: not even one view fits into memory, or none of the first few can be read.
+        """
+        if self.recipe.size is None:
+            return
+        few = few_views(self._dataset, np.arange(len(self.source)))
+        model.eval()
+
+        def run(batch: Batch) -> None:
+            score = self._task.score(self._class_names, self._compute.device)
+            self._add_batch(batch, [model], [0], [[score]])
+
+        size = fastest_run(run, few, self._compute, most=len(self._batches))
+        self.close()
+        self._divide(min(gather(size, "the size of a batch")))  # all look for a stop together
 
     def close(self) -> None:
         """End the loader workers."""
@@ -225,10 +261,11 @@ class Evaluation:
         views = [self._compute.move(of_size) for of_size in batch.views]
         labels = batch.labels.to(self._compute.move)
         for model, place, own_scores in zip(models, places, scores, strict=True):
-            with self._compute.autocast():
-                output = self._output(model, views[place])
-            for score in own_scores:
-                score.add(output, labels)
+            with views_at_once(len(batch.rows)):
+                with self._compute.autocast():
+                    output = self._output(model, views[place])
+                for score in own_scores:
+                    score.add(output, labels)
 
     def _output(self, model: nn.Module, views: Views) -> Any:
         with model_code(f"a model on evaluation views of {size_text(views.shape[2:])}"):

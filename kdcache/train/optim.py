@@ -1,16 +1,23 @@
 """timm's optimisers and schedules, behind two small tables of settings."""
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from kdcache.config.library_sources import LibrarySources
 from kdcache.config.spec import choose
 from kdcache.deferred import Module, torch
 from kdcache.errors import UsageError
 from kdcache.runtime.user_code import exception_text
 
+_OPTIMIZERS = LibrarySources(
+    "timm",
+    files=("optim/*.py",),
+    registered=re.compile(r"(?:OptimInfo\(\s*(?:name=)?|register_alias\()['\"](\w+)['\"]"),
+)
 _SCHEDULES = ("cosine", "step", "multistep", "poly", "tanh", "constant", "wsd", "rsqrt", "none")
 
 
@@ -96,6 +103,15 @@ def _require_own(table: str, config: Any) -> None:
     for name in config.options:
         if name in own_names:
             raise UsageError(f"{table}.options has {name}; say {table}.{name}")
+
+
+def check_optimizer_name(config: OptimizerConfig) -> None:
+    """Check that timm's sources have an optimiser of that name, without importing timm.
+
+    Raises:
+        UsageError: they do not; the nearest is suggested.
+    """
+    _OPTIMIZERS.require(config.name.lower(), "optimizer.name")
 
 
 def check_optimizer(config: OptimizerConfig) -> None:

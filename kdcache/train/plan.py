@@ -17,6 +17,7 @@ from kdcache.runtime.distributed import (
     others_that_fail,
 )
 from kdcache.train.agreement import require_same_settings
+from kdcache.train.batch_size import part_that_fits, with_batch_size
 from kdcache.train.config import TrainConfig
 from kdcache.train.data import TrainingData
 from kdcache.train.one_pass import require_one_pass
@@ -48,9 +49,11 @@ def plan_training(configs: Sequence[TrainConfig]) -> dict[str, Any]:
         KdcacheError: whatever would stop the training before or in its first steps.
     """
     require_one_pass(configs)
-    config = configs[0]
-    joined = joined_processes(device_type(config.compute.device))
+    part = part_that_fits(configs)
+    joined = joined_processes(device_type(configs[0].compute.device))
     with joined, others_that_fail(), ExitStack() as stack:
+        configs = with_batch_size(configs, part)
+        config = configs[0]
         epochs_done = min(_epochs_done(config) for config in configs)
         data = TrainingData(configs)
         stack.callback(data.close)

@@ -24,6 +24,7 @@ from kdcache.runtime.stopping import heeding
 from kdcache.runtime.text_files import path_bytes
 from kdcache.runtime.wording import counted
 from kdcache.train.agreement import require_same_settings
+from kdcache.train.batch_size import part_that_fits, with_batch_size
 from kdcache.train.checkpoint import replace_file
 from kdcache.train.config import TrainConfig
 from kdcache.train.data import TrainingData
@@ -107,12 +108,15 @@ def train_students(
     """
     require_one_pass(configs)
     first = configs[0]
+    part = part_that_fits(configs)
     joined = joined_processes(device_type(first.compute.device))
     with joined, others_that_fail(), ExitStack() as stack:
         results: dict[str, dict[str, Any]] = {}
         open_configs = []
         for config in configs:
             require_same_settings(config)
+        configs = with_batch_size(configs, part)
+        for config in configs:
             result = on_main(partial(finished_result, Path(config.run), config))
             if result is None:
                 open_configs.append(config)

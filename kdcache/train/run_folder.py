@@ -7,6 +7,7 @@ from typing import Any
 
 from kdcache.config.files import load_config, parse_config
 from kdcache.errors import MismatchError, UsageError
+from kdcache.runtime.batch_size import chosen
 from kdcache.runtime.console import say
 from kdcache.runtime.contrast import joined
 from kdcache.train.checkpoint import held_folder, load_checkpoint, make_folder, path_before
@@ -57,6 +58,17 @@ def finished_result(run: Path, config: TrainConfig) -> dict[str, Any] | None:
     way_out = "this is its result, nothing was trained; a new run takes a new folder"
     say(f"note: run {run} is finished{when}: {way_out}")
     return result
+
+
+def batch_size_of(run: Path) -> int | None:
+    """Return the batch size that a run was begun with; None of a folder that is no run's.
+
+    Raises:
+        UsageError: its settings are damaged.
+    """
+    if not _is_run(run):
+        return None
+    return chosen(_saved_config(run).batch_size)
 
 
 def check_folder(run: Path, config: TrainConfig) -> None:

@@ -14,6 +14,7 @@ from kdcache.models.specs import check_model
 from kdcache.sources import check_source
 from kdcache.train.config import TrainConfig
 from kdcache.train.metrics_reading import is_of_epochs, read_result
+from kdcache.train.optim import check_optimizer_name
 from kdcache.train.run_files import RESULT_FILE
 from kdcache.views import recipe_table
 
@@ -29,10 +30,9 @@ def check_specs(configs: Sequence[TrainConfig]) -> None:
     for config in configs:
         if config.seeds is not None:
             parse_seeds(config.seeds)
+        check_optimizer_name(config.optimizer)
     for recipe in _named((config.recipe, config.eval_recipe) for config in configs):
         recipe_table(recipe)
-    for model in _named((config.student, config.teacher) for config in configs):
-        check_model(model, asks_library=False)
     is_waiting = any(config.wait_for_units is not None for config in configs)
     for text in _named(config.caches for config in configs):
         path, _ = parse_cache(text)
@@ -43,6 +43,9 @@ def check_specs(configs: Sequence[TrainConfig]) -> None:
         require_module(parse_spec(text), "on_metrics", (), error=KdcacheError)
     for data in _named((config.data, config.eval_data) for config in configs):
         check_source(data)
+    # after the data: a module of the user's own that makes them may register a model with timm
+    for model in _named((config.student, config.teacher) for config in configs):
+        check_model(model, asks_library=False)
 
 
 def _is_finished(config: TrainConfig) -> bool:

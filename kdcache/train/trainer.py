@@ -15,6 +15,7 @@ from kdcache.models.inference import model_code
 from kdcache.models.vision_model import class_logits
 from kdcache.models.weight_facts import weight_facts
 from kdcache.models.weight_record import weight_record
+from kdcache.runtime.batch_size import views_at_once
 from kdcache.runtime.distributed import all_sum, rank, world_size
 from kdcache.shapes import Size
 from kdcache.train.agreement import require_same, require_same_weights
@@ -181,7 +182,9 @@ class Trainer:
         divisor = self.config.accumulate * world_size()
         sums: dict[str, Tensor] = {}
         for number, part in enumerate(parts, 1):
-            for name, term in self._backward(part, number).items():
+            with views_at_once(len(part.rows)):
+                terms = self._backward(part, number)
+            for name, term in terms.items():
                 sums[name] = sums.get(name, 0.0) + term.detach() / divisor
         if self._is_first_step and world_size() > 1:
             check_gradients(self.student)

@@ -11,6 +11,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from image_files import encode
 from PIL import Image
@@ -117,6 +118,29 @@ def test_memory_that_runs_out_is_one_line(
     assert done.exit_code == 1 and done.stderr.startswith(f"kdcache: error: {told}")
     assert done.stderr.count("\n") == 1
     assert done.stderr.endswith("; what was finished is kept\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("evaluate", "use a smaller --batch-size, or auto, which tries what fits, or --precision"),
+        ("verify", "use a smaller --batch-size, or --precision bfloat16"),
+    ],
+)
+def test_memory_of_a_gpu_that_runs_out_names_the_batch_and_a_way_out(
+    monkeypatch: pytest.MonkeyPatch, command: str, told: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        error.add_note("on a batch of 256 views")
+        raise error
+
+    monkeypatch.setattr("kdcache.config.files.load_config", fail)
+    monkeypatch.setattr("kdcache.cache.open_cache", fail)
+    done = CliRunner().invoke(main, [command, "there"])
+    assert done.exit_code == 1
+    line = "kdcache: error: out of GPU memory on a batch of 256 views; "
+    assert done.stderr.startswith(f"{line}{told}") and done.stderr.count("\n") == 1
 
 
 def test_json_has_a_line_an_entry_and_numbers_side_by_side() -> None:

@@ -1,6 +1,7 @@
 """A dump of a program's own objects: a module in memory, a data set, a recipe, a range."""
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from runs import CONV, dump
 
 import kdcache
-from kdcache.config.files import parse_seeds, seeds_text
+from kdcache.config.files import parse_seeds, recorded_settings, seeds_text
 from kdcache.errors import MismatchError, ModelError, UsageError
 from kdcache.views import load_recipe
 
@@ -125,3 +126,20 @@ def test_seeds_become_text() -> None:
 def test_other_weights_are_another_teacher(path: Path) -> None:
     with pytest.raises(MismatchError, match=r"was made otherwise .*teacher\.sha256"):
         of_objects(path, teacher=tiny_models.conv(seed=8))
+
+
+def test_a_batch_size_that_is_tried_gives_the_same_logits_and_is_recorded(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_objects(tmp_path / "auto", batch_size="auto")
+    told = re.findall(r"note: batch_size auto is (\d+) here", capsys.readouterr().err)
+    cache = kdcache.open_cache(tmp_path / "auto")
+    assert len(told) == 1
+    assert recorded_settings(cache.manifest.made_by.config)["batch_size"] == int(told[0])
+    other = kdcache.open_cache(path)
+    rows = np.arange(cache.manifest.rows)
+    logits = cache.codec.decode(cache.read(0, rows)).logits()
+    others = other.codec.decode(other.read(0, rows)).logits()
+    torch.testing.assert_close(logits, others)
+    with pytest.raises(UsageError, match="batch_size is 'most'; it must be a whole number or 'a"):
+        of_objects(tmp_path / "most", batch_size="most")

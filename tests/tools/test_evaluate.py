@@ -1,16 +1,24 @@
 """Scores of saved models, of runs and of any weights."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from command_line import invoke, kdcache, kdcache_json, mistake
-from runs import DIGITS, MLP, dump, train
+from map_caches import DATA as MASKS
+from map_caches import EVAL as EVAL_MASKS
+from map_caches import STUDENT as SEGMENTER
+from runs import DIGITS, IN_PROCESS, MLP, dump, train
 from torch import Tensor
 
 from kdcache.shapes import Labels
 from kdcache.tasks.class_report import ClassReport
+from kdcache.tools.evaluate import evaluate_saved
+from kdcache.tools.evaluate_config import EvaluateConfig
 
 PLACE = ("--workers", "0", "--device", "cpu")
 
@@ -45,8 +53,6 @@ def test_a_run_is_evaluated_as_it_was_trained(run: Path) -> None:
 
 
 def json_of(path: Path) -> dict:
-    import json
-
     parsed: dict = json.loads(path.read_text())
     return parsed
 
@@ -118,3 +124,37 @@ def test_weights_bring_their_size_their_mode_and_the_names_of_their_classes(
 def test_a_folder_that_is_not_there_is_no_model() -> None:
     line = mistake("evaluate", "runs/nowhere", "--data", DIGITS)
     assert "there is no folder runs/nowhere; give that of a run, or a model's spec" in line
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose student runs out of memory with more than 16 views."""
+    run = tmp_path_factory.mktemp("limited") / "run"
+    student = "broken_models:few_at_once,mean=0.5,std=0.25,most=16,most_trained=8"
+    train(run, student=student, recipe="digits", loss="ce", epochs=1, batch_size=8)
+    return run
+
+
+def test_memory_that_runs_out_is_told_with_the_batch_and_auto_finds_one_that_fits(
+    limited: Path, run: Path
+) -> None:
+    words = ("evaluate", limited, "--data", DIGITS, *PLACE)
+    line = mistake(*words)
+    assert "out of GPU memory on a batch of 64 views; use a smaller --batch-size, or auto" in line
+    few = kdcache_json(*words, "--batch-size", 16)["scores"]
+    done = invoke(*words, "--batch-size", "auto", "--json")
+    assert done.exit_code == 0 and "note: batch_size auto is " in done.stderr
+    assert json.loads(done.stdout)["scores"] == pytest.approx(few, abs=1e-4)
+    whole = kdcache_json("evaluate", run, *PLACE)["scores"]
+    found = kdcache_json("evaluate", run, *PLACE, "--batch-size", "auto")["scores"]
+    assert found == pytest.approx(whole, abs=1e-4)
+
+
+def test_images_of_their_own_size_come_one_by_one_whatever_the_batch(
+    tmp_path: Path, recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings: dict[str, Any] = {"recipe": recipe, "loss": "ce", "epochs": 1, "batch_size": 8}
+    train(tmp_path / "run", student=SEGMENTER, data=MASKS, eval_data=EVAL_MASKS, **settings)
+    config = EvaluateConfig(model=str(tmp_path / "run"), compute=IN_PROCESS)
+    scores = [evaluate_saved(replace(config, batch_size=size))["scores"] for size in ("auto", 1)]
+    assert scores[0] == scores[1]

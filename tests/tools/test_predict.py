@@ -228,3 +228,10 @@ def test_classes_of_a_library_s_weights_are_imagenets_if_there_are_as_many(
     own = SavedModel(f"{MLP},weights={run}/best.safetensors")
     assert names_for(own, 1000, None)[0] == "0", "a run's weights are not taken for ImageNet's"
     assert names_for(pretrained, 2, ("a", "b")) == ("a", "b")
+
+
+def test_a_batch_size_that_is_tried_changes_no_class(run: Path, tmp_path: Path) -> None:
+    for size in ("64", "auto"):
+        kdcache("predict", run, "-o", tmp_path / f"{size}.csv", "--batch-size", size, *PLACE)
+    for row, other in zip(table(tmp_path / "64.csv"), table(tmp_path / "auto.csv"), strict=True):
+        assert row[0::2][:1] + row[1::2] == other[0::2][:1] + other[1::2]

@@ -1,0 +1,87 @@
+"""`batch_size auto` of commands that only run models: how many views at once are fastest."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from kdcache.errors import KdcacheError
+from kdcache.models.inference import run_models
+from kdcache.models.vision_model import VisionModel
+from kdcache.runtime.batch_size import AUTO, BatchSize, Trials, fastest_size
+from kdcache.runtime.console import say
+from kdcache.runtime.device import Compute
+from kdcache.sources import Source
+from kdcache.views import Batch, Recipe, ViewDataset
+from kdcache.views.repeated import few_views, repeated_batch
+
+_MOST = {"cpu": 256, "cuda": 4096}
+"""Views that are tried at once, by type of device."""
+
+
+def fastest_batch(
+    model: VisionModel, source: Source, recipe: Recipe, compute: Compute, size: BatchSize
+) -> int:
+    """Return how many views of a source a model takes at once: `size`, or of `auto` the number that
+    takes the least time for a view, which is told.
+
+    Args:
+        model: that is to be run.
+        source: of the views; a few of them are rendered.
+        recipe: of the views.
+        compute: where and how the model runs.
+        size: as the user says it.
+
+    Raises:
+        KdcacheError: not even one view fits into memory, or none of the first few can be read.
+    """
+    if size != AUTO:
+        return size
+    # a compiled model would be compiled again for each size
+    eager = Compute(replace(compute.config, compile=False))
+    num_batches = 1 + compute.batches_ahead  # that are on the device together
+
+    def run(batch: Batch) -> None:
+        batches = [batch] * num_batches
+        deque(run_models([model], batches, eager), maxlen=0)
+
+    order = np.arange(len(source))
+    input_size = model.preprocessing.size
+    dataset = ViewDataset(source, recipe, order, sizes=[input_size], skip_unreadable=True)
+    few = few_views(dataset, order)
+    return fastest_run(run, few, compute, most=len(source), num_batches=num_batches)
+
+
+def fastest_run(
+    run: Callable[[Batch], object], few: Batch, compute: Compute, *, most: int, num_batches: int = 1
+) -> int:
+    """Return the size of batches that takes the least time for a view, and say which it is.
+
+    Args:
+        run: does with a batch what is to be done with all.
+        few: some views.
+        compute: where it is done.
+        most: views that there are.
+        num_batches: how often `run` does it with the batch.
+
+    Raises:
+        KdcacheError: not even one view fits into memory.
+    """
+    trials = Trials(compute.device)
+
+    def rate_of(size: int) -> float | None:
+        batch = repeated_batch(few, size)
+        return trials.rate(lambda: run(batch), size * num_batches)
+
+    fastest = fastest_size(rate_of, most=min(most, _MOST[compute.device.type]))
+    if fastest is None:
+        raise KdcacheError(
+            f"batch_size auto: not even one view fits into the memory of {compute.device}; use"
+            " --precision bfloat16, a smaller model, or another device"
+        )
+    say(
+        f"note: batch_size auto is {fastest.size} here: {fastest.rate:.0f} views/s, loading not"
+        f" counted; {fastest.limit}"
+    )
+    return fastest.size

@@ -1,0 +1,177 @@
+"""How many views at once: a number that a user gives, or `auto`, for which sizes are tried on the
+device."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from kdcache.deferred import torch
+from kdcache.errors import UsageError
+
+AUTO: Literal["auto"] = "auto"
+BatchSize = int | Literal["auto"]
+
+ROOM = 0.8
+"""Share of the device's memory that a size may take: the rest is for what a trial does not see,
+such as memory in pieces."""
+_GAIN = 1.05
+"""By which factor a larger size has to be faster to be worth its memory."""
+_PATIENCE = 2
+"""Doublings without a gain after which no more are tried."""
+_TRIAL_SECONDS = 0.3
+_MOST_SECONDS = 10.0
+"""After which no other size is tried."""
+
+
+def require_batch_size(size: BatchSize) -> None:
+    """Raise a UsageError if a batch would have no view."""
+    if size != AUTO and size < 1:
+        raise UsageError(f"batch_size is {size}; it must be at least 1")
+
+
+def chosen(size: BatchSize) -> int:
+    """Return a batch size that is a number by now."""
+    assert size != AUTO, "auto is replaced by a number before the first batch"
+    return size
+
+
+@dataclass(frozen=True)
+class Fastest:
+    """The size that was found fastest."""
+
+    size: int
+    rate: float
+    """Views per second."""
+    limit: str
+    """Why it is no larger one, as the end of a sentence."""
+
+
+def fastest_size(rate_of: Callable[[int], float | None], *, most: int) -> Fastest | None:
+    """Return the smallest power of two that is about as fast as any; None if not even one view
+    fits.
+
+    Sizes are doubled until one does not fit, or two in a row are no faster.
+
+    Args:
+        rate_of: gives the views per second of a size; None of one that does not fit.
+        most: the largest size that is of use.
+    """
+    best: Fastest | None = None
+    without_gain = 0
+    start = time.monotonic()
+    for size in _doubled(1, most):
+        if best is not None and time.monotonic() - start > _MOST_SECONDS:
+            return Fastest(best.size, best.rate, "more take too long to try")
+        rate = rate_of(size)
+        if rate is None:
+            if best is None:
+                return None
+            return Fastest(best.size, best.rate, f"{size} take too much memory")
+        if best is None or rate > _GAIN * best.rate:
+            best = Fastest(size, rate, "no more were tried")
+            without_gain = 0
+            continue
+        without_gain += 1
+        if without_gain == _PATIENCE:
+            return Fastest(best.size, best.rate, "more at once are no faster")
+    return best
+
+
+def largest_size(fits: Callable[[int], bool], *, least: int, most: int) -> int | None:
+    """Return the largest of `least`, doubled as often as it fits; None if not even that does.
+
+    Args:
+        fits: gives whether a size fits.
+        least: the first size that is tried.
+        most: the largest size that is of use.
+    """
+    largest = None
+    for size in _doubled(least, most):
+        if not fits(size):
+            break
+        largest = size
+    return largest
+
+
+def _doubled(first: int, most: int) -> Iterator[int]:
+    """Yield `first`, doubled again and again up to `most`."""
+    size = first
+    while size == first or size <= most:
+        yield size
+        size *= 2
+
+
+class Trials:
+    """Calls with more and more views on one device, looked at for their memory and their time."""
+
+    def __init__(self, device: "torch.device", *, kept_bytes: int = 0) -> None:
+        """Begin.
+
+        Args:
+            device: that the calls use.
+            kept_bytes: of its memory, which are needed besides what the calls take.
+        """
+        self._device = device
+        self._kept_bytes = kept_bytes
+        if device.type == "cuda":
+            # without it there is no memory to ask about
+            torch.cuda.init()  # type: ignore[no-untyped-call]
+
+    def fits(self, call: Callable[[], object]) -> bool:
+        """Return whether a call leaves some of the device's memory free; of a CPU only whether it
+        runs at all."""
+        room = self._room()
+        try:
+            call()
+            self._wait()
+        except torch.OutOfMemoryError:
+            is_out_of_memory = True
+        else:
+            is_out_of_memory = False
+        if self._device.type != "cuda":
+            return not is_out_of_memory
+        if is_out_of_memory:  # what the call held is free now that the error is gone
+            torch.cuda.empty_cache()
+            return False
+        return torch.cuda.max_memory_allocated(self._device) + self._kept_bytes <= room
+
+    def rate(self, call: Callable[[], object], size: int) -> float | None:
+        """Return the views per second of a call with `size` views, by the fastest of some; None if
+        it does not fit."""
+        if not self.fits(call):  # which is also the first call, and slower than others
+            return None
+        seconds = [self._seconds(call)]
+        while sum(seconds) < _TRIAL_SECONDS:
+            seconds.append(self._seconds(call))
+        return size / min(seconds)
+
+    def _seconds(self, call: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        call()
+        self._wait()
+        return time.perf_counter() - start
+
+    def _room(self) -> float:
+        """Return the bytes that a call may come to, of all that this process could have."""
+        if self._device.type != "cuda":
+            return float("inf")
+        torch.cuda.reset_peak_memory_stats(self._device)
+        free, _ = torch.cuda.mem_get_info(self._device)
+        return ROOM * (free + torch.cuda.memory_reserved(self._device))
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+@contextmanager
+def views_at_once(count: int) -> Iterator[None]:
+    """Run the block, which has so many views on the device; where its memory runs out, the error
+    says how many."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        error.add_note(f"on a batch of {count} views")
+        raise
