@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcache.runtime.console import steady_rate
+from kdcache.runtime.console import each_once, steady_rate
 from kdcache.runtime.device import device_type
 from kdcache.runtime.distributed import (
     broadcast_object,
@@ -52,10 +52,11 @@ def plan_training(configs: Sequence[TrainConfig]) -> dict[str, Any]:
     joined = joined_processes(device_type(config.compute.device))
     with joined, others_that_fail(), ExitStack() as stack:
         epochs_done = min(_epochs_done(config) for config in configs)
-        data = TrainingData(configs)
-        stack.callback(data.close)
-        trainers = [Trainer(config, data) for config in configs]
-        data.require_readable_evaluation()
+        with each_once():
+            data = TrainingData(configs)
+            stack.callback(data.close)
+            trainers = [Trainer(config, data) for config in configs]
+            data.require_readable_evaluation()
         probe = probed_steps(trainers, seconds=PLAN_SECONDS)
         epoch_seconds = probe["steps_per_epoch"] * config.batch_size / probe["views_per_second"]
         return {
