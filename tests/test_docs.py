@@ -46,6 +46,7 @@ REFERENCE = DOCS / "reference"
 DETECTOR = "tiny_detectors:retinanet,mean=0.5,std=0.25,input_size=64"
 SEGMENTER = "tiny_models:segmenter,classes=19,input_size=64x128"
 SMALL = "timm:test_resnet,input_size=64,weights="
+IMAGENET = f"{SMALL}imagenet.safetensors"
 VIT = "timm:test_vit,input_size=64"
 SMALLER = {
     "/data/": "data/",
@@ -56,10 +57,8 @@ SMALLER = {
     "torchvision:retinanet_resnet50_fpn,weights_backbone=DEFAULT": f"{DETECTOR},seed=1",
     "--batch-size 16 --epochs 24": "--batch-size 3 --epochs 1 --lr 0.001",
     "--batch-size 16": "--batch-size 3",
-    "timm:resnet50,pretrained=true --teacher-classes 1000": (
-        f"{SMALL}imagenet.safetensors --teacher-classes 1000"
-    ),
-    "predict timm:resnet50,pretrained=true": f"predict {SMALL}imagenet.safetensors",
+    "timm:resnet50,pretrained=true --teacher-classes 1000": (f"{IMAGENET} --teacher-classes 1000"),
+    "predict timm:resnet50,pretrained=true": f"predict {IMAGENET}",
     "timm:resnet50,pretrained=true": f"{SMALL}teacher.safetensors",
     "timm:resnet50,weights=": SMALL,
     "timm:resnet18": VIT,
@@ -128,6 +127,8 @@ RUN = [
 
 
 def made_small(text: str) -> str:
+    if "--class-map" in text:
+        text = text.replace("timm:resnet50,pretrained=true", IMAGENET)
     for large, small in SMALLER.items():
         text = text.replace(large, small)
     return text

@@ -81,6 +81,10 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
         ("evaluate", "timm:test_resnet", "--data", "digits:test", "--recipe", "digit"),
         "did you mean",
     ),
+    (
+        ("evaluate", "timm:test_resnet", "--data", "digits:test", "--class-map", "none.csv"),
+        "class map none.csv cannot be read",
+    ),
     (("predict", "timm:test_resnet,pretrained=true", "-o", "a.csv"), "give --data"),
     (
         ("predict", "timm:test_resnet,pretrained=true", "-o", "a.xls", "--data", "EMPTY"),
