@@ -103,7 +103,7 @@ TRAIN_GARDEN = (
 )
 DUMP_GARDEN = (
     "dump-teacher caches/garden --data /data/birds --recipe imagenet-b1 --teacher-classes 3"
-    " --teacher timm:resnet18,weights=runs/garden/student.safetensors --seeds 0:1"
+    " --teacher runs/garden --seeds 0:1"
 )
 WANDB = """
 def init(project):

@@ -36,7 +36,9 @@ SECTIONS = {
     metavar="SPEC",
 )
 @click.option(
-    "--teacher", help="Model with weights, such as timm:resnet50,pretrained=true.", metavar="SPEC"
+    "--teacher",
+    help="Model with weights, such as timm:resnet50,pretrained=true, or the folder of a run.",
+    metavar="SPEC|RUN",
 )
 @click.option(
     "--teacher-classes", type=int, help="Classes of the teacher  [those of the data].", metavar="N"

@@ -53,7 +53,11 @@ SECTIONS = {
     help="Source; with a cache, the one it was made from  [a webdataset cache's own images].",
     metavar="SPEC",
 )
-@click.option("--student", help="Model, such as timm:resnet18.", metavar="SPEC")
+@click.option(
+    "--student",
+    help="Model, such as timm:resnet18, or the folder of a run, whose weights it begins with.",
+    metavar="SPEC|RUN",
+)
 @click.option(
     "--loss",
     help=(

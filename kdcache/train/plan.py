@@ -20,7 +20,7 @@ from kdcache.train.agreement import require_same_settings
 from kdcache.train.config import TrainConfig
 from kdcache.train.data import TrainingData
 from kdcache.train.one_pass import require_one_pass
-from kdcache.train.run_folder import check_folder, last_checkpoint
+from kdcache.train.run_folder import check_folder, last_checkpoint, with_student_spec
 from kdcache.train.side_by_side import (
     batches_of_steps,
     own_parts,
@@ -48,6 +48,7 @@ def plan_training(configs: Sequence[TrainConfig]) -> dict[str, Any]:
         KdcacheError: whatever would stop the training before or in its first steps.
     """
     require_one_pass(configs)
+    configs = [with_student_spec(config) for config in configs]
     config = configs[0]
     joined = joined_processes(device_type(config.compute.device))
     with joined, others_that_fail(), ExitStack() as stack:

@@ -50,6 +50,7 @@ from kdcache.train.run_folder import (
     last_checkpoint,
     own_folder,
     say_finished,
+    with_student_spec,
 )
 from kdcache.train.side_by_side import StudentRun, train_epochs
 from kdcache.train.trainer import Trainer
@@ -114,6 +115,7 @@ def train_students(
             finished.
     """
     require_one_pass(configs)
+    configs = [with_student_spec(config) for config in configs]
     first = configs[0]
     joined = joined_processes(device_type(first.compute.device))
     with joined, others_that_fail(), ExitStack() as stack:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kdcache.config.files import load_config, parse_config
 from kdcache.errors import MismatchError, UsageError
+from kdcache.models.run_folders import model_spec
 from kdcache.runtime.console import say
 from kdcache.runtime.contrast import joined
 from kdcache.train.checkpoint import held_folder, load_checkpoint, make_folder, path_before
@@ -26,6 +28,17 @@ from kdcache.train.run_files import (
 
 SETTINGS_KEY = "settings"
 """In a checkpoint: those of the run that it is of, as `config.toml` has them."""
+
+
+def with_student_spec(config: TrainConfig) -> TrainConfig:
+    """Return a configuration that names its student by a spec, not by the folder of another run,
+    which may be gone when this one is resumed or evaluated.
+
+    Raises:
+        UsageError: there is no such folder, or it is no run.
+        KdcacheError: that run has no weights yet.
+    """
+    return replace(config, student=model_spec(config.student))
 
 
 def finished_result(run: Path, config: TrainConfig) -> dict[str, Any] | None:

@@ -63,6 +63,8 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     ((*DUMP, *TEACHER, "--set", "compute.wrokers=3"), "did you mean 'workers'"),
     ((*DUMP, "--teacher", "tim:test_resnet"), "did you mean 'timm'"),
     ((*DUMP, "--teacher", "timm:test_resnet,weights=none.pt"), "does not exist"),
+    ((*DUMP, "--teacher", "runs/none"), "there is no folder runs/none"),
+    ((*DUMP, "--teacher", "EMPTY"), "EMPTY is no run: it has no config.toml"),
     ((*DUMP, "--teacher", "timm:test_resnet,pretrained=yes"), "write pretrained=true"),
     ((*TRAIN, "--cache", "/nowhere"), "is not a cache"),
     ((*TRAIN, "--cache", f"{FULL},wieght=2"), "did you mean 'weight'"),
