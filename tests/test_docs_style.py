@@ -16,18 +16,12 @@ MOST_WORDS_OF_README = 500
 TROUBLE = DOCS / "troubleshooting.md"
 SITE = [page for page in PAGES if page.is_relative_to(DOCS) and page not in GENERATED]
 INSTRUCTIONS = [page for page in SITE if page.parent.name in ("tutorials", "how-to")]
-STILL_LONG = {"benchmarks/README.md"}
-"""Pages with sentences as they were before there were these rules: to shrink, never to grow."""
 MEASURED = re.compile(r"\b20\d\d-\d\d-\d\d\b|\bn = \d|\bAMD EPYC\b|\bNVIDIA\b")
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in GENERATED], ids=name_of)
 def test_sentences_are_short_and_have_a_line_each(page: Path) -> None:
-    faults = faults_of_prose(page.read_text())
-    if name_of(page) in STILL_LONG:
-        assert faults, f"{name_of(page)} keeps the rules now: take it from the list"
-    else:
-        assert faults == []
+    assert faults_of_prose(page.read_text()) == []
 
 
 def sections(page: Path) -> list[tuple[str, list[str]]]:

@@ -4,14 +4,15 @@ from typing import Any
 
 import click
 
-from kdcache.errors import UsageError
+from kdcache.errors import UsageError, shortened
 from kdcache.runtime.wording import counted, human_bytes, human_seconds, ranges
 from kdcache_cli.options import JSON, PLAN, check_early, configured, shared
-from kdcache_cli.output import codec_error_text, data_line, percent, print_result
+from kdcache_cli.output import codec_error_text, data_line, percent, print_result, shell_command
 from kdcache_cli.sections import SectionedCommand
 
 _TERMS = {"both": "DIST", "inter": "inter", "intra": "intra", "kl": "KL"}
 """The terms of a gradient, and what they are called."""
+_REASON_LENGTH = 120
 
 
 SECTIONS = {
@@ -35,7 +36,9 @@ SECTIONS = {
     metavar="SPEC",
 )
 @click.option(
-    "--teacher", help="Model with weights, such as timm:resnet50,pretrained=true.", metavar="SPEC"
+    "--teacher",
+    help="Model with weights, such as timm:resnet50,pretrained=true, or the folder of a run.",
+    metavar="SPEC|RUN",
 )
 @click.option(
     "--teacher-classes", type=int, help="Classes of the teacher  [those of the data].", metavar="N"
@@ -228,7 +231,18 @@ def _dump_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if result["teacher_accuracy"] is not None:
         lines.append(("teacher", f"{result['teacher_accuracy']:.2f} % of these views right"))
-    if result["absent"]:
-        views = counted(result["absent"], "view")
-        lines.append(("absent", f"{views} whose sample cannot be read"))
+    return lines + _absent_lines(result)
+
+
+def _absent_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the first reasons why views are absent, and how to list all."""
+    if not result["absent"]:
+        return []
+    views = counted(result["absent"], "view")
+    reasons = result["absent_reasons"]
+    lines = [("absent", f"{views} whose sample cannot be read, such as")]
+    for reason in reasons:
+        lines.append(("", shortened(reason.partition("; ")[0], _REASON_LENGTH)))
+    command = shell_command("kdcache", "info", result["cache"], "--absent")
+    lines.append(("", f"{command} lists all"))
     return lines

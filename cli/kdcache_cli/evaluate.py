@@ -14,6 +14,16 @@ _MOST_LISTED = 10
 @click.command(short_help="Print the scores of a run's student, or of any weights.")
 @click.argument("model", metavar="RUN|MODEL")
 @click.option("--data", help="Source  [the run's evaluation data].", metavar="SPEC")
+@click.option(
+    "--class-map",
+    help="For a classifier of other classes: lines CLASS OF THE DATA,CLASS OF THE MODEL.",
+    metavar="FILE.csv",
+)
+@click.option(
+    "--classes",
+    help="Classes of that classifier, a number or a file of names  [what the weights say].",
+    metavar="N|FILE",
+)
 @click.option("--recipe", help="Recipe of the views  [the run's, else eval].", metavar="NAME|FILE")
 @click.option(
     "--window",
@@ -66,6 +76,8 @@ def _lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("model", result["model"]),
         ("data", f"{result['samples']:,} samples of {result['data']}, recipe {result['recipe']}"),
     ]
+    if result["class_map"] is not None:
+        lines.append(("class map", result["class_map"]))
     for name, title in TITLES.items():
         if name in scores:
             lines.append((title, f"{scores[name]:.2f} %"))

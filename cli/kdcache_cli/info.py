@@ -41,12 +41,25 @@ _NAME_WIDTH = 36
     help="Exit 0 only if all that it was asked to hold is there, else 1.",
 )
 @click.option(
+    "--absent",
+    is_flag=True,
+    help="List why views are absent: samples that could not be read, or have no labels.",
+)
+@click.option(
     "--seeds",
     help="Seeds to follow or to look for  [all that it was asked to hold].",
     metavar="A:B",
 )
 @JSON
-def info(cache: str, follow: bool, complete: bool, seeds: str | None, as_json: bool) -> None:
+def info(
+    cache: str,
+    *,
+    follow: bool,
+    complete: bool,
+    absent: bool,
+    seeds: str | None,
+    as_json: bool,
+) -> None:
     """Print what CACHE holds; with --json the whole manifest.
 
     With --follow: units done, rate, time left, workers and a map of seeds and units on a terminal,
@@ -57,9 +70,16 @@ def info(cache: str, follow: bool, complete: bool, seeds: str | None, as_json: b
     from kdcache.errors import UsageError
     from kdcache.tools.info import describe, wait_for_cache
 
-    if follow and complete:
-        raise UsageError("--follow ends when all is there, --complete looks once; give one of them")
-    if follow:
+    if follow + complete + absent > 1:
+        raise UsageError(
+            "--follow ends when all is there, --complete looks once, --absent lists; give one of"
+            " them"
+        )
+    if absent and seeds is not None:
+        raise UsageError("--absent lists the views of all seeds; leave --seeds out")
+    if absent:
+        _list_absent(open_cache(cache), as_json=as_json)
+    elif follow:
         _follow(wait_for_cache(cache, seconds=_TERMINAL_SECONDS), seeds=seeds, as_json=as_json)
     elif complete:
         _require_complete(open_cache(cache), seeds, as_json=as_json)
@@ -70,6 +90,18 @@ def info(cache: str, follow: bool, complete: bool, seeds: str | None, as_json: b
     else:
         result = describe(open_cache(cache))
         print_result(result, _info_lines(result), as_json=as_json)
+
+
+def _list_absent(cache: "Cache", *, as_json: bool) -> None:
+    from kdcache.cache.absences import absent_reasons
+
+    reasons = absent_reasons(cache)
+    num_views = sum(reasons.values())
+    lines = [("absent", f"{counted(num_views, 'view')} of cache {cache}")]
+    for reason, count in reasons.items():
+        lines.append((counted(count, "view"), reason))
+    result = {"cache": str(cache), "absent": num_views, "reasons": dict(reasons)}
+    print_result(result, lines, as_json=as_json)
 
 
 def _require_complete(cache: "Cache", seeds: str | None, *, as_json: bool) -> None:
@@ -281,7 +313,7 @@ def _absent_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     if is_partial:
         units = counted(result["absent_of"], "unit")
         text += f" in {units} that were looked at"
-    return [("absent", text)]
+    return [("absent", f"{text}; --absent lists them")]
 
 
 def _made_text(made_by: dict[str, Any]) -> str:

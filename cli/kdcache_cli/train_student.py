@@ -53,7 +53,11 @@ SECTIONS = {
     help="Source; with a cache, the one it was made from  [a webdataset cache's own images].",
     metavar="SPEC",
 )
-@click.option("--student", help="Model, such as timm:resnet18.", metavar="SPEC")
+@click.option(
+    "--student",
+    help="Model, such as timm:resnet18, or the folder of a run, whose weights it begins with.",
+    metavar="SPEC|RUN",
+)
 @click.option(
     "--loss",
     help=(
@@ -224,8 +228,8 @@ def _run_lines(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
         name = leading(result)
         if name is not None:
             text += f", {title_of(name)} {result[name]:.2f} %"
-        for title, value in _best_lines(result, name):
-            text += f", {title} {value}"
+        if name is not None and f"best_{name}" in result:
+            text += f", best {_best_text(result, name)}"
         lines.append((result["run"], text))
     return lines
 
@@ -251,10 +255,14 @@ def _score_lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _best_lines(result: Mapping[str, Any], name: str | None) -> list[tuple[str, str]]:
     """Return a line on the epoch that scored best by the leading score `name`, if there is one."""
-    if f"best_{name}" not in result:
+    if name is None or f"best_{name}" not in result:
         return []
+    return [("best", f"{_best_text(result, name)}: {result['run']}/best.safetensors")]
+
+
+def _best_text(result: Mapping[str, Any], name: str) -> str:
+    """Return the best value of score `name`, and of which weights it is."""
     whose = "the student"
     if result["best_weights"] == "ema":
         whose = "the average"
-    score = f"{result[f'best_{name}']:.2f} %, {whose} after epoch {result['best_epoch']}"
-    return [("best", f"{score}: {result['run']}/best.safetensors")]
+    return f"{result[f'best_{name}']:.2f} %, {whose} after epoch {result['best_epoch']}"

@@ -368,7 +368,7 @@ class Cache:
         elif self.seeds():
             way_out = "choose a new folder, or the same settings"
         else:
-            way_out = "it holds no unit yet: remove it"
+            way_out = "it holds no unit yet: remove it, and run the same command again"
         raise MismatchError(f"cache {self} was made otherwise ({joined(lines)}); {way_out}")
 
     def with_fit(self, codec: Codec) -> Codec:

@@ -22,7 +22,7 @@ class CodecErrorConfig:
     recipe: str | None = None
     """A shipped recipe's name, or a TOML file."""
     student: str | None = None
-    """Spec of a proxy student, with its weights."""
+    """Spec of a proxy student, with its weights, or the folder of a run."""
     views: int | None = None
     """About how many views to run, or to read of a cache; by default 4,096. An .npz file is
     measured whole."""

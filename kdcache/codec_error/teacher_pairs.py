@@ -84,6 +84,7 @@ def pairs_of_models(
     compute: Compute,
     order_seed: int = 0,
     map_views: int = MAP_VIEWS,
+    skip_unreadable: bool = True,
     sample: SampleRun | None = None,
 ) -> Pairs:
     """Return the logits of a teacher, and of a proxy student if `models` has two, on about
@@ -101,13 +102,17 @@ def pairs_of_models(
         compute: where and how the models run.
         order_seed: key of the order of which the first rows are taken.
         map_views: views whose pixels are taken.
+        skip_unreadable: whether views of samples that cannot be read are left out.
         sample: what may be known of the sample, or limit it; by default nothing.
+
+    Raises:
+        UnreadableSampleError: a sample that cannot be read, unless these are left out.
     """
     order = row_order(len(source), order_seed)
     sample = sample or SampleRun()
     if models[0].sites:
         size = models[0].preprocessing.size
-        dataset = ViewDataset(source, recipe, order, sizes=[size], skip_unreadable=True)
+        dataset = ViewDataset(source, recipe, order, sizes=[size], skip_unreadable=skip_unreadable)
         requests = batches_of_rows(np.arange(min(len(source), map_views)), [0], batch_size)
 
         def parts_of(gathered: Gathered) -> list[Arrays]:
@@ -117,7 +122,7 @@ def pairs_of_models(
         return _pairs_of_maps(models[0], source, pixels_per_view, parts_of)
     sizes = [model.preprocessing.size for model in models]
     recipe.require_one_draw(*sizes)
-    dataset = ViewDataset(source, recipe, order, sizes=sizes, skip_unreadable=True)
+    dataset = ViewDataset(source, recipe, order, sizes=sizes, skip_unreadable=skip_unreadable)
     rows = np.arange(min(len(source), max(views // len(_SEEDS), 1)))
     requests = batches_of_rows(rows, _SEEDS, batch_size)
     ran = run_on_views(models, dataset, requests, compute, sample)

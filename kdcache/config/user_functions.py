@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.config.spec import Spec, choose
-from kdcache.errors import KdcacheError, UsageError
+from kdcache.errors import KdcacheError, UsageError, quoted
 from kdcache.runtime.user_code import user_code
 
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -86,14 +86,21 @@ def require_module(
     if folder not in sys.path:
         sys.path.append(folder)
     if not _is_module(spec.name, error):
-        where = "and no module of that name in this folder or on PYTHONPATH"
-        if spec.name.endswith(".py"):
-            where += f"; write {Path(spec.name).stem}:function, without .py"
-        choose(spec.name, names, f"{what} ({where})")
+        _refuse_module(spec, what, sorted(names))
     if spec.arg is None:
         raise UsageError(
             f"{what} {str(spec)!r} names no function; write {spec.name}:function,key=value,..."
         )
+
+
+def _refuse_module(spec: Spec, what: str, names: list[str]) -> None:
+    """Raise a UsageError that says that there is no such module, with the nearest of `names`."""
+    where = "no module of that name in this folder or on PYTHONPATH"
+    if spec.name.endswith(".py"):
+        where += f"; write {Path(spec.name).stem}:function, without .py"
+    if not names:
+        raise UsageError(f"unknown {what} {quoted(spec.name)}: {where}; check the name")
+    choose(spec.name, names, f"{what} (and {where})")
 
 
 def _named_function(

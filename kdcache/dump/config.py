@@ -43,7 +43,7 @@ class DumpConfig:
     data: str
     """Spec of the source."""
     teacher: str
-    """Spec of the teacher, with its weights."""
+    """Spec of the teacher, with its weights, or the folder of a run."""
     teacher_classes: int | None = None
     """Classes of the teacher, where they are not those of the data; students then need a map of
     classes."""

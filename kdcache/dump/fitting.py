@@ -25,6 +25,7 @@ from kdcache.codec_error.whole_views import WHOLE_VIEWS
 from kdcache.codecs import BasisCodec, Codec, RowCodec, codec_spec, open_codec
 from kdcache.config.spec import parse_spec
 from kdcache.dump.config import DumpConfig
+from kdcache.dump.unreadable import told_to_skip
 from kdcache.errors import CodecError, MismatchError
 from kdcache.models.vision_model import VisionModel
 from kdcache.positions import Layout
@@ -202,17 +203,19 @@ class CodecFitting:
     def _pairs(self) -> Pairs:
         """Return the rows of the sample, where the teacher runs."""
         compute = Compute(self.config.compute)
-        pairs = pairs_of_models(
-            [self.teacher],
-            self.source,
-            self.recipe,
-            views=self.size.rows,
-            map_views=self.size.map_views,
-            batch_size=chosen(self.config.batch_size),
-            order_seed=self.config.order_seed,
-            compute=compute,
-            sample=self.sample,
-        )
+        with told_to_skip(None):
+            pairs = pairs_of_models(
+                [self.teacher],
+                self.source,
+                self.recipe,
+                views=self.size.rows,
+                map_views=self.size.map_views,
+                batch_size=chosen(self.config.batch_size),
+                order_seed=self.config.order_seed,
+                compute=compute,
+                skip_unreadable=self.config.skip_unreadable,
+                sample=self.sample,
+            )
         return pairs.to(compute.device)
 
 

@@ -7,6 +7,7 @@ from kdcache.dump.job import Job
 from kdcache.errors import RecipeError
 from kdcache.models.weight_record import ORIGINS, without_options
 from kdcache.shapes import Size, as_size, sides, size_text
+from kdcache.sources.evaluation_split import evaluation_split
 
 _CLASS_MAP = "map.csv"
 _STRIDES = (8, 16, 32)
@@ -31,6 +32,9 @@ def training_command(job: Job) -> str:
     words = ["kdcache", "train-student", "RUN", "--cache", str(cache).removeprefix("cache:")]
     if not job.manifest.has_images:
         words += ["--data", job.config.data]
+    eval_data = evaluation_split(job.config.data)
+    if eval_data is not None:
+        words += ["--eval-data", eval_data]
     words += ["--student", str(_student(job)), "--loss", "dist", "--epochs", "100"]
     if job.teacher.sites:
         words += ["--batch-size", str(_MAP_BATCH)]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from kdcache.cache import Cache, Commit, create_cache
+from kdcache.cache.absences import reasons_in
 from kdcache.cache.committing import require_manifest, start_seed
 from kdcache.cache.coverage import ask_for
 from kdcache.cache.documents.commit import mean_statistics
@@ -33,6 +34,9 @@ from kdcache.sources import as_source
 from kdcache.views import Recipe
 
 __all__ = ["DumpConfig", "dump_teacher", "run_dump"]
+
+_MOST_REASONS = 3
+"""Of absent views that a result names."""
 
 
 @checked_arguments
@@ -169,8 +173,8 @@ def run_dump(config: DumpConfig, objects: GivenObjects = NO_OBJECTS) -> dict[str
         `cache`, its `task`, `seeds`, `rows` per seed, `units_written` now by this process or its
         workers on Ray, `seconds` they took, and over all units of these seeds: `bytes`,
         `bytes_per_view`, `teacher_accuracy` in percent (None if its classes are others), the number
-        of `absent` rows, whether the cache `has_images`, and `next`, the command of a training from
-        it.
+        of `absent` rows, the first `absent_reasons`, whether the cache `has_images`, and `next`,
+        the command of a training from it.
 
     Raises:
         MismatchError: the cache was made with other settings.
@@ -252,6 +256,7 @@ def _summary(job: Job, cache: Cache, commits: Sequence[Commit]) -> dict[str, Any
         "bytes_per_view": num_bytes / num_rows,
         "teacher_accuracy": accuracy,
         "absent": num_absent,
+        "absent_reasons": list(reasons_in(commits))[:_MOST_REASONS],
         "has_images": cache.manifest.has_images,
         "next": training_command(job),
     }

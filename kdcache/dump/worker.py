@@ -11,7 +11,7 @@ from kdcache.dump.job import Job
 from kdcache.dump.requests import batches_of, requests_of
 from kdcache.dump.shares import UnitOrder
 from kdcache.dump.unit import UnitMaker
-from kdcache.errors import UnreadableSampleError
+from kdcache.dump.unreadable import told_to_skip
 from kdcache.models.first_batch import tell_no_logits
 from kdcache.models.inference import run_models, run_on_device
 from kdcache.runtime.console import Bar
@@ -88,7 +88,7 @@ def records_of(
     Of the first batch it is said if the teacher's logits seem to be none.
     """
     encoder = job.encoder(cache)
-    batches = _readable(job.loader(cache, requests))
+    batches = _readable(job.loader(cache, requests), cache)
     return run_on_device([job.teacher], batches, job.compute, encoder.begin)
 
 
@@ -102,14 +102,10 @@ def look_at_teacher(job: Job, cache: Cache, unit: Unit) -> None:
     request = [(row, seeds[0]) for row in rows[:_NUM_LOOKS]]
     loader = ViewLoader(job.dataset(cache), [request], workers=0, pin_memory=False)
     on_cpu = Compute(ComputeConfig(device="cpu", workers=0))
-    for _, (logits,) in run_models([job.teacher], _readable(loader), on_cpu):
+    for _, (logits,) in run_models([job.teacher], _readable(loader, cache), on_cpu):
         tell_no_logits(job.teacher, logits.values)
 
 
-def _readable(batches: Iterable[Batch]) -> Iterator[Batch]:
-    try:
+def _readable(batches: Iterable[Batch], cache: Cache) -> Iterator[Batch]:
+    with told_to_skip(cache):
         yield from batches
-    except UnreadableSampleError as error:
-        raise UnreadableSampleError(
-            f"{error}, or dump with --skip-unreadable to record it as absent"
-        ) from error

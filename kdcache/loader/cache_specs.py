@@ -16,8 +16,8 @@ class CacheOptions:
     classes: str | None = None
     """A file that maps the student's classes to those of its teacher."""
     names: str | None = None
-    """A file that names the classes of its teacher, for that map: a name on each line, or weights
-    of a run."""
+    """What names the classes of its teacher, for that map: a file with a name on each line, a run,
+    or its weights."""
 
 
 def parse_cache(text: str) -> tuple[str, CacheOptions]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from kdcache.config.spec import choose
 from kdcache.errors import UsageError
 from kdcache.models.imagenet_names import imagenet_names
+from kdcache.models.run_folders import run_folder, weights_in
 from kdcache.models.weight_facts import read_facts
 from kdcache.runtime.console import say
 from kdcache.runtime.text_files import Columns, read_columns
@@ -122,13 +123,15 @@ def _tell_untaught(path: str, source: Source, classes: Tensor) -> None:
 
 
 def read_teacher_names(path: str, teacher_classes: int) -> tuple[str, ...]:
-    """Return the names of a teacher's classes, from a text file with one on each line or from the
-    weights of a run.
+    """Return the names of a teacher's classes, from a text file with one on each line or from a
+    run: its folder, or its weights.
 
     Raises:
         UsageError: no such file, one without names, or another number of names.
         ModelError: no such file of weights.
     """
+    if Path(path).is_dir():
+        path = str(weights_in(run_folder(path)))
     if path.endswith(_WEIGHTS):
         facts = read_facts(Path(path))
         names = facts and facts.label_names

@@ -11,6 +11,7 @@ from typing import Any
 from kdcache.config.spec import Spec
 from kdcache.deferred import Module
 from kdcache.errors import KdcacheError, ModelError, UsageError
+from kdcache.runtime.downloads import network_reason
 from kdcache.runtime.user_code import exception_text
 
 Built = tuple[Module, dict[str, Any]]
@@ -55,4 +56,10 @@ def constructing(spec: Spec, way_out: str) -> Iterator[None]:
     except (TypeError, AttributeError, AssertionError, LookupError) as error:
         raise UsageError(f"model {spec}: {exception_text(error)}; check its options") from error
     except Exception as error:
+        reason = network_reason(error)
+        if reason is not None:
+            raise ModelError(
+                f"model {spec}: its weights cannot be downloaded: {reason}; check the network, or"
+                " download them elsewhere and give weights=FILE"
+            ) from error
         raise ModelError(f"model {spec}: {exception_text(error)}; {way_out}") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kdcache.config.spec import Spec, Value
 from kdcache.errors import KdcacheError, ModelError, quoted
+from kdcache.runtime.downloads import asking_hub
 from kdcache.runtime.user_code import exception_text
 
 CONFIG = "config.json"
@@ -81,7 +82,8 @@ def _hub_errors(spec: Spec) -> Iterator[None]:
 
     name = spec.arg or ""
     try:
-        yield
+        with asking_hub():
+            yield
     except (KdcacheError, MemoryError):
         raise
     except errors.GatedRepoError as error:

@@ -26,6 +26,7 @@ from kdcache.models.building import Builder, Built, Family
 from kdcache.models.own import build_own
 from kdcache.models.preprocessing import chosen_preprocessing
 from kdcache.models.registry import FAMILIES
+from kdcache.models.run_folders import model_spec
 from kdcache.models.specs import (
     WeightFiles,
     has_named_weights,
@@ -55,7 +56,7 @@ def open_model(
     """Return the model that a spec names, for views of `recipe`.
 
     Args:
-        text: the spec.
+        text: the spec, or the folder of a run, see `model_spec`.
         classes: number of classes of the source; None of a trained model without a source, which
             has as many as its library's weights, or its function, give it.
         recipe: gives the channels, and the input size of models that take any.
@@ -68,6 +69,7 @@ def open_model(
         ModelError: weights that are absent, unreadable or of another shape, or another number of
             classes or channels.
     """
+    text = model_spec(text)
     spec = parse_spec(text)
     options = dict(spec.options)
     if "num_classes" in options:

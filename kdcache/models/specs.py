@@ -13,6 +13,7 @@ from kdcache.errors import ModelError, UsageError
 from kdcache.models.own import check_own
 from kdcache.models.preprocessing import PREPROCESSING
 from kdcache.models.registry import FAMILIES
+from kdcache.models.run_folders import model_spec
 from kdcache.models.weight_formats import check_weight_file
 
 _WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".tar", ".ckpt")
@@ -22,7 +23,7 @@ def check_model(text: str, *, asks_library: bool = True) -> None:
     """Check what a model's spec names, without making a model: it, and its file of weights.
 
     Args:
-        text: the spec.
+        text: the spec, or the folder of a run.
         asks_library: whether the library is asked for a model of that name, where its sources are
             only read otherwise, or the user's module for the function and its options: they are
             imported for it.
@@ -31,7 +32,7 @@ def check_model(text: str, *, asks_library: bool = True) -> None:
         UsageError: an unknown model; of the user's own functions also an unknown option.
         ModelError: there is no such file of weights, or it is something else.
     """
-    spec = parse_spec(text)
+    spec = parse_spec(model_spec(text))
     require_options(spec)
     options = dict(spec.options)
     take_preprocessing(options)

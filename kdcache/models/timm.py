@@ -17,6 +17,7 @@ from kdcache.errors import ModelError, UsageError
 from kdcache.models.building import Built, constructing
 from kdcache.models.map_heads import MAP_HEADS, plain_head
 from kdcache.models.preprocessing import Preprocessing
+from kdcache.runtime.downloads import asking_hub
 from kdcache.shapes import as_size
 
 
@@ -37,7 +38,7 @@ def build_classifier(spec: Spec, classes: int | None, channels: int) -> Built:
     way_out = "check its options"
     if options.get("pretrained"):
         way_out = "with pretrained=true the weights must be reachable"
-    with constructing(spec, way_out):
+    with constructing(spec, way_out), asking_hub():
         module = timm.create_model(name, in_chans=channels, **options)
     config = timm.data.resolve_model_data_config(module)
     size = options.get("img_size") or None
@@ -70,7 +71,8 @@ def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
     if is_auxiliary not in (None, True, False):
         raise UsageError(f"model {spec}: aux_loss is {is_auxiliary!r}; write true or false")
     indices = (-2, -1) if is_auxiliary else (-1,)
-    with constructing(spec, "not every model of timm takes output_stride, or gives maps"):
+    way_out = "not every model of timm takes output_stride, or gives maps"
+    with constructing(spec, way_out), asking_hub():
         backbone = timm.create_model(
             name, in_chans=channels, features_only=True, out_indices=indices, **options
         )

@@ -153,22 +153,17 @@ def _reverse_channels(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[An
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what transformers and the hub's client log: what matters is raised or said."""
-    import huggingface_hub  # noqa: PLC0415
+    """Silence what transformers logs: what matters is raised or said."""
     import transformers  # noqa: PLC0415
 
-    hub = huggingface_hub.utils.logging
     library = transformers.utils.logging
-    hub_level = hub.get_verbosity()
     library_level = library.get_verbosity()
     has_bars = library.is_progress_bar_enabled()
-    hub.set_verbosity_error()
     library.set_verbosity_error()
     library.disable_progress_bar()
     try:
         yield
     finally:
-        hub.set_verbosity(hub_level)
         library.set_verbosity(library_level)
         if has_bars:
             library.enable_progress_bar()

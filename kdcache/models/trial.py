@@ -42,19 +42,28 @@ def tried_layout(
         ModelError: it fails, or gives something else than logits of so many classes.
     """
     output = _output_of_empty_view(model, channels)
-    given_classes = num_classes(output)
-    if classes is not None and given_classes != classes:
+    given = num_classes(output)
+    if classes is not None and given != classes:
         if is_teacher:
-            way_out = classes_advice.format(given=given_classes)
+            way_out = classes_advice.format(given=given)
         else:
             way_out = "give it as many in its spec"
-        misfit = f"gives {given_classes} classes, and {classes} are asked for"
+        misfit = f"gives {given} classes, and {classes} are asked for"
         raise ModelError(f"model {model.spec} {misfit}: {way_out}")
     if isinstance(model, MapModel):
         logits = class_logits(output)
         map_size = (logits.shape[2], logits.shape[3])
         _require_stride(sides(model.preprocessing.size), map_size, model.spec)
     return model.layout_of(output)
+
+
+def given_classes(model: VisionModel) -> int:
+    """Return how many classes a model gives, which is tried on an empty view.
+
+    Raises:
+        ModelError: it fails, or gives no logits.
+    """
+    return num_classes(_output_of_empty_view(model, len(model.preprocessing.mean)))
 
 
 def require_plain_state(module: nn.Module, text: str) -> None:

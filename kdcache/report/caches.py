@@ -9,7 +9,7 @@ from kdcache.cache.documents.commit import mean_statistics
 from kdcache.cache.prefetch import fetched
 from kdcache.cache.storage.protocol import is_address
 from kdcache.errors import KdcacheError
-from kdcache.loader.cache_specs import parse_cache
+from kdcache.loader.cache_specs import CacheOptions, parse_cache
 from kdcache.positions import Layout, One
 from kdcache.report.runs import Run
 from kdcache.runtime.wording import counted, human_bytes, percent_done, ranges
@@ -28,13 +28,15 @@ class CacheFacts:
     """Means over its views, as its commits have them: `confidence`, `accuracy` and others."""
 
 
-def cache_paths(runs: Sequence[Run]) -> list[str]:
-    """Return where the caches of some runs lie, each once."""
-    paths: dict[str, None] = {}
+def used_caches(runs: Sequence[Run]) -> dict[str, CacheOptions]:
+    """Return where the caches of some runs lie, and what the first run that reads it says of
+    each."""
+    caches: dict[str, CacheOptions] = {}
     for run in runs:
         for text in run.config.caches:
-            paths[parse_cache(text)[0]] = None
-    return list(paths)
+            path, options = parse_cache(text)
+            caches.setdefault(path, options)
+    return caches
 
 
 def cache_facts(path: str) -> CacheFacts:

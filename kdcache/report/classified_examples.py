@@ -12,6 +12,7 @@ from torch import Tensor
 from kdcache.cache import Cache
 from kdcache.cache.source import local_images, views_of
 from kdcache.errors import KdcacheError
+from kdcache.loader.cache_specs import CacheOptions
 from kdcache.report.estimates import Estimate, estimate
 from kdcache.report.example import (
     NUM_EACH,
@@ -25,9 +26,11 @@ from kdcache.report.example import (
     seed_of,
 )
 from kdcache.report.groups import Group
+from kdcache.report.teacher_classes import teacher_classes
 from kdcache.runtime.device import Compute
 from kdcache.shapes import Rows
-from kdcache.tools.show import class_names, first_of_teacher
+from kdcache.soft_targets import SoftTargets
+from kdcache.tools.show import class_names
 
 _NUM_LOOKED_AT = 96
 """Views among which those are looked for in which teacher and students disagree."""
@@ -43,8 +46,26 @@ class Classified:
     """Views of a classifier's cache, and what is said of them."""
 
     def __init__(
-        self, cache: Cache, data: str | None, groups: Sequence[Group], compute: Compute
+        self,
+        cache: Cache,
+        data: str | None,
+        groups: Sequence[Group],
+        compute: Compute,
+        *,
+        options: CacheOptions,
     ) -> None:
+        """Open the views.
+
+        Args:
+            cache: that holds them.
+            data: spec of the source.
+            groups: of runs, whose students are asked.
+            compute: where these run.
+            options: what the runs say of the cache.
+
+        Raises:
+            KdcacheError: the cache, or the data, cannot be opened.
+        """
         self._cache = cache
         self._data = data
         self._groups = groups
@@ -54,25 +75,32 @@ class Classified:
         self._dataset = views_of(cache, data, size=cache.manifest.input_size)
         source = self._dataset.source
         self._names = class_names(source)
-        self._first_class = first_of_teacher(cache, source)
-        self._teacher_names = self._names
-        if self._first_class:
-            numbers = range(cache.manifest.classes)
-            self._teacher_names = [f"teacher's {number}" for number in numbers]
+        self._classes = teacher_classes(cache, source, options)
         self._problems: list[str] = []
+        if self._classes.problem is not None:
+            self._problems.append(self._classes.problem)
 
     def views(self) -> Views:
         """Return all that is told of them."""
         batch = self._batch(self._cache.manifest.input_size)
         targets = batch.labels.first.numpy()
-        teacher = self._teacher_probabilities(self._rows)
+        teacher = self._teacher(self._rows)
+        seen = self._classes.as_students_see(teacher).probs(1.0).numpy()
+        own = teacher.probs(1.0).numpy()
         students = self._student_probabilities()
         examples: list[Example] = []
-        for place in self._chosen(teacher, [probabilities for _, _, probabilities in students]):
+        for place in self._chosen(seen, [probabilities for _, _, probabilities in students]):
             target = int(targets[place])
-            answers = [self._answer("teacher", None, teacher[place], target)]
+            is_right = None
+            if self._classes.is_comparable:
+                is_right = int(seen[place].argmax()) == target
+            top = _likeliest(own[place], self._classes.names)
+            answers = [Answer(who="teacher", style=None, top=top, is_right=is_right)]
             for who, style, probabilities in students:
-                answers.append(self._answer(who, style, probabilities[place], target))
+                row = probabilities[place]
+                top = _likeliest(row, self._names)
+                is_right = int(row.argmax()) == target
+                answers.append(Answer(who=who, style=style, top=top, is_right=is_right))
             key = self._dataset.source.key(int(self._cache.order[self._rows[place]]))
             image = _picture(batch.views[0][place])
             label = self._names[target]
@@ -90,12 +118,17 @@ class Classified:
 
     def _caption(self, num_students: int) -> str:
         text = f"Views of seed {self._seed} of {self._cache}: {NUM_EACH} taken at random"
-        if not num_students:
-            return f"{text}."
-        return (
-            f"{text}, then of {len(self._rows)} the {NUM_EACH} in which students and teacher"
-            " disagree most. Each student is the best of its line's first finished run."
-        )
+        if num_students and self._classes.is_comparable:
+            text += (
+                f", then of {len(self._rows)} the {NUM_EACH} in which students and teacher"
+                " disagree most"
+            )
+        sentences = [f"{text}."]
+        if num_students:
+            sentences.append("Each student is the best of its line's first finished run.")
+        if self._classes.caption:
+            sentences.append(self._classes.caption)
+        return " ".join(sentences)
 
     def _batch(self, size: Any) -> Any:
         dataset = self._dataset
@@ -106,9 +139,8 @@ class Classified:
         with local_images(dataset.source, commits):
             return dataset.batch([(int(row), self._seed) for row in self._rows])
 
-    def _teacher_probabilities(self, rows: Rows) -> np.ndarray:
-        teacher = self._cache.codec.decode(self._cache.read(self._seed, rows))
-        return teacher.probs(1.0).float().numpy()
+    def _teacher(self, rows: Rows) -> SoftTargets:
+        return self._cache.codec.decode(self._cache.read(self._seed, rows))
 
     def _student_probabilities(self) -> list[tuple[str, int, np.ndarray]]:
         """Return the name, the style and the probabilities of each group's student."""
@@ -133,7 +165,7 @@ class Classified:
     def _chosen(self, teacher: np.ndarray, students: Sequence[np.ndarray]) -> list[int]:
         """Return the places of the examples: the first ones, and those of most disagreement."""
         first = list(range(min(NUM_EACH, len(self._rows))))
-        if not students or self._first_class:
+        if not students or not self._classes.is_comparable:
             return first
         distances = np.zeros(len(self._rows))
         for probabilities in students:
@@ -141,22 +173,12 @@ class Classified:
         others = [int(place) for place in np.argsort(-distances) if place not in first]
         return first + others[:NUM_EACH]
 
-    def _answer(self, who: str, style: int | None, row: np.ndarray, target: int) -> Answer:
-        names = self._names
-        is_right: bool | None = int(row.argmax()) == target
-        if style is None and self._first_class:
-            names = self._teacher_names
-            is_right = None
-        order = np.argsort(-row)[:_TOP]
-        top = [(names[int(number)], float(row[number])) for number in order]
-        return Answer(who=who, style=style, top=top, is_right=is_right)
-
     def _by_class(self, targets: np.ndarray) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
         """Return the teacher's confidence and accuracy by the class of the label, in percent.
 
         Views that mix two samples have two labels, and are left out.
         """
-        if self._first_class or self._cache.recipe.mixing is not None:
+        if not self._classes.is_comparable or self._cache.recipe.mixing is not None:
             return {}, {}
         rows = self._rows
         known_targets = getattr(self._dataset.source, "known_targets", None)
@@ -166,7 +188,7 @@ class Classified:
         if all_targets is not None:
             rows = first_rows(self._cache, self._seed, _NUM_OF_TEACHER)
             targets = np.asarray(all_targets)[self._cache.order[rows]]
-        probabilities = self._teacher_probabilities(rows)
+        probabilities = self._classes.as_students_see(self._teacher(rows)).probs(1.0).numpy()
         confidence: dict[str, Estimate] = {}
         accuracy: dict[str, Estimate] = {}
         for number in np.unique(targets):
@@ -175,6 +197,12 @@ class Classified:
             _put(confidence, self._names[int(number)], 100 * of_class.max(1))
             _put(accuracy, self._names[int(number)], 100.0 * is_right)
         return confidence, accuracy
+
+
+def _likeliest(row: np.ndarray, names: Sequence[str]) -> list[tuple[str, float]]:
+    """Return the likeliest classes of a row of probabilities, by name."""
+    order = np.argsort(-row)[:_TOP]
+    return [(names[int(number)], float(row[number])) for number in order]
 
 
 def _put(table: dict[str, Estimate], name: str, values: np.ndarray) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from kdcache.cache import open_cache
 from kdcache.errors import KdcacheError
 from kdcache.positions import One
-from kdcache.report.caches import cache_paths
+from kdcache.report.caches import used_caches
 from kdcache.report.classified_examples import Classified
 from kdcache.report.drawn_examples import drawn_views
 from kdcache.report.example import Views
@@ -17,14 +17,16 @@ def looked_at(groups: Sequence[Group], compute: ComputeConfig) -> Views:
     """Return examples of views of the first cache of some groups, and what its teacher says by
     class; what cannot be had is told in `problems`."""
     for group in groups:
-        paths = cache_paths(group.runs)
-        if not paths:
+        caches = used_caches(group.runs)
+        if not caches:
             continue
+        path, options = next(iter(caches.items()))
         data = group.config.data
         try:
-            cache = open_cache(paths[0])
+            cache = open_cache(path)
             if cache.manifest.layout.kind == One.kind:
-                return Classified(cache, data, groups, Compute(compute)).views()
+                views = Classified(cache, data, groups, Compute(compute), options=options)
+                return views.views()
             return drawn_views(cache, data, groups, Compute(compute))
         except KdcacheError as error:
             return Views(problems=[f"No examples of views: {error}"])

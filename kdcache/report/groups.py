@@ -106,11 +106,12 @@ def reference_of(groups: Sequence[Group], against: str | None) -> Group:
 
     Args:
         groups: all of them.
-        against: the name of a group, or the folder of one of its runs; by default the one that
-            learns from labels alone, else the first.
+        against: the name of a group, or a part of it that no other name has; a setting as it is
+            written, of which the name may be short; or the folder of one of its runs. By default
+            the one that learns from labels alone, else the first.
 
     Raises:
-        UsageError: there is no such group.
+        UsageError: there is no such group, or there are several.
     """
     if against is None:
         for group in groups:
@@ -124,8 +125,27 @@ def reference_of(groups: Sequence[Group], against: str | None) -> Group:
     for group in groups:
         if any(run.folder.resolve() == place for run in group.runs):
             return group
+    meant = [group for group in groups if against in _setting_texts(group)]
+    if not meant:
+        meant = [group for group in groups if against in group.name]
+    if len(meant) == 1:
+        return meant[0]
+    if meant:
+        names = " and ".join(group.name for group in meant)
+        raise UsageError(
+            f"{against!r} may be each of the lines {names}; give the whole name of one, or the"
+            " folder of one of its runs"
+        )
     choose(against, [group.name for group in groups], "line to compare with")
     raise AssertionError
+
+
+def _setting_texts(group: Group) -> set[str]:
+    """Return the values that set a group apart, as they are written, alone and after their keys."""
+    texts: set[str] = set()
+    for key, value in group.differing.items():
+        texts |= {str(value), f"{key}={value}"}
+    return texts
 
 
 def _differences(run: Run, other: Run) -> dict[str, tuple[Any, Any]]:

@@ -1,11 +1,11 @@
 """Short names for groups of runs, made of the settings in which they differ."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdcache.config.spec import Spec, parse_spec
 from kdcache.errors import UsageError, one_line
+from kdcache.runtime.wording import without_common_folder
 
 MOST_CHARS = 48
 """Characters of a name."""
@@ -69,13 +69,8 @@ def _without_folders(texts: Sequence[str]) -> list[str]:
     different = sorted(set(texts) - {"none"})
     if len(different) < 2:
         return list(texts)
-    try:
-        start = os.path.commonpath(different)
-    except ValueError:  # some begin at the root, others do not
-        start = ""
-    if not start:
-        return list(texts)
-    return [text.removeprefix(f"{start}/") for text in texts]
+    short = dict(zip(different, without_common_folder(different)[1], strict=True))
+    return [short.get(text, text) for text in texts]
 
 
 def _spec(text: str) -> Spec:

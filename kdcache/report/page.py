@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from kdcache.errors import KdcacheError, one_line, printable
-from kdcache.report.caches import CacheFacts, cache_facts, cache_paths
+from kdcache.report.caches import CacheFacts, cache_facts, used_caches
 from kdcache.report.class_sections import class_section, confusion_section, teacher_figure
 from kdcache.report.classes import ClassScores, evaluated_scores, recorded_scores
 from kdcache.report.comparison import difference_from, leading_score, unlike_note, verdict
@@ -74,7 +74,7 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
     note = unlike_note(groups)
     if note:
         say(f"note: {note}")
-    caches = [cache_facts(path) for path in cache_paths(runs)]
+    caches = [cache_facts(path) for path in used_caches(runs)]
     looks = _looked_at(groups, config)
     page = _rendered(_context(groups, reference, caches, looks))
     try:

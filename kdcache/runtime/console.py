@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from kdcache.errors import printable
@@ -19,6 +20,7 @@ T = TypeVar("T")
 _END = object()
 _silences: list[bool] = []
 """One for each block in which nothing is said."""
+_said: ContextVar[set[str] | None] = ContextVar("messages that come once", default=None)
 
 
 @runtime_checkable
@@ -84,10 +86,27 @@ def progress(
         yield _Rich(bars, bars.add_task(title, total=total, note=""))
 
 
+@contextmanager
+def each_once() -> Iterator[None]:
+    """Run the block, in which `say` prints no message twice: several runs have the same notes."""
+    token = _said.set(set())
+    try:
+        yield
+    finally:
+        _said.reset(token)
+
+
 def say(message: str, *, by_all: bool = False) -> None:
     """Print a message for the user on stderr, of several processes in rank 0 or `by_all`; stdout is
     for results."""
-    if (by_all or own_place().rank == 0) and not _silences:
+    if _silences:
+        return
+    messages = _said.get()
+    if messages is not None:
+        if message in messages:
+            return
+        messages.add(message)
+    if by_all or own_place().rank == 0:
         print(printable(message), file=sys.stderr, flush=True)
 
 

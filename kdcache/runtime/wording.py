@@ -1,5 +1,6 @@
-"""How numbers are told: counts with their nouns, sizes, durations, shares, ranges."""
+"""How numbers and paths are told: counts with their nouns, sizes, durations, shares, ranges."""
 
+import os
 from collections.abc import Iterable, Sequence
 
 _MOST_SPANS = 12
@@ -66,6 +67,18 @@ def ranges(numbers: Iterable[int], *, most_spans: int = _MOST_SPANS) -> str:
     if num_hidden:
         parts.append(f"and {num_hidden} more")
     return ", ".join(parts) or "none"
+
+
+def without_common_folder(paths: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the folder that all of two paths or more lie in, and the paths below it; an empty
+    folder, and the paths as they are, if they have none in common."""
+    try:
+        folder = os.path.commonpath(paths)
+    except ValueError:  # some begin at the root, others do not
+        folder = ""
+    if not folder or folder in paths:
+        return "", list(paths)
+    return folder, [path.removeprefix(f"{folder}/") for path in paths]
 
 
 def _spans(numbers: Iterable[int]) -> list[list[int]]:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from kdcache.config.spec import Spec, Value, choose
 from kdcache.errors import KdcacheError, SourceError, UsageError
+from kdcache.runtime.downloads import asking_hub, network_reason
 from kdcache.runtime.images import UndecodableError, decode_image, file_bytes
 from kdcache.runtime.text_files import path_bytes
 from kdcache.shapes import Rows
@@ -203,11 +204,19 @@ def _load(spec: Spec, options: dict[str, Value]) -> Any:
     is_saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
     try:
         if not is_saved:
-            return datasets.load_dataset(spec.arg, split=options.pop("split", "train"), **options)
+            split = options.pop("split", "train")
+            with asking_hub():
+                return datasets.load_dataset(spec.arg, split=split, **options)
         return _split(spec, datasets.load_from_disk(spec.arg), options)
     except (KdcacheError, MemoryError):
         raise
     except Exception as error:  # of datasets, of the hub, of pyarrow, of whatever reads the files
+        reason = network_reason(error)
+        if reason is not None:
+            raise SourceError(
+                f"source {spec}: it cannot be downloaded: {reason}; check the network, or bring a"
+                " folder that save_to_disk wrote and give hf:FOLDER"
+            ) from error
         message = " ".join(str(error).split())
         raise SourceError(f"source {spec}: {type(error).__name__}: {message[:300]}") from error
 

@@ -12,6 +12,7 @@ from kdcache.config.spec import Spec, choose
 from kdcache.config.user_functions import check_options
 from kdcache.deferred import datasets
 from kdcache.errors import SourceError, UsageError
+from kdcache.runtime.downloads import network_reason
 from kdcache.runtime.images import file_bytes, open_image
 from kdcache.runtime.user_code import exception_text
 from kdcache.shapes import IGNORED
@@ -93,6 +94,12 @@ def _opened(cls: Any, spec: Spec, options: dict[str, Any]) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # of whatever library the data set reads its files with
+        network = network_reason(error)
+        if network is not None:
+            raise SourceError(
+                f"source {spec}: it cannot be downloaded: {network}; check the network, or put its"
+                f" files into root={options.get('root')!r}"
+            ) from error
         reason = exception_text(error)
         raise SourceError(
             f"source {spec}: {reason}; check root={options.get('root')!r}, or add download=true if"

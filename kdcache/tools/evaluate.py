@@ -2,24 +2,37 @@
 
 from typing import Any
 
+from kdcache.errors import UsageError
+from kdcache.loader.class_map import read_class_map
 from kdcache.models.model import open_model
+from kdcache.models.trial import given_classes
+from kdcache.models.vision_model import VisionModel
 from kdcache.runtime.batch_size import AUTO
 from kdcache.runtime.device import Compute, device_type
 from kdcache.runtime.distributed import joined_processes, others_that_fail
-from kdcache.sources import open_source
-from kdcache.targets import task_of
+from kdcache.sources import Source, open_source
+from kdcache.targets import ClassLabel, task_of
 from kdcache.tools.evaluate_config import EvaluateConfig
-from kdcache.tools.saved_model import find_model
+from kdcache.tools.mapped_model import MappedModel
+from kdcache.tools.saved_classes import CLASSES_ADVICE, known_classes
+from kdcache.tools.saved_model import SavedModel, find_model
 from kdcache.tools.saved_views import saved_recipes
 from kdcache.train.evaluation import Evaluation
+from kdcache.views import Recipe
+
+_OTHER_CLASSES = (
+    "give data of {given} classes, those of the model, or --class-map FILE, which says which are"
+    " which"
+)
 
 
 def evaluate_saved(config: EvaluateConfig) -> dict[str, Any]:
     """Return the scores of a saved model on a source.
 
     Returns:
-        `model` (its spec), `data`, `recipe`, `samples`, `classes`, and `scores` by name: those of
-        the task, see `train_student`; of classification also those of `ClassReport`.
+        `model` (its spec), `data`, `class_map` (a file, or None), `recipe`, `samples`, `classes`
+        (of the data), and `scores` by name: those of the task, see `train_student`; of
+        classification also those of `ClassReport`.
 
     Raises:
         UsageError: data that must be named, or settings that cannot be meant.
@@ -36,16 +49,13 @@ def evaluate_saved(config: EvaluateConfig) -> dict[str, Any]:
             align_corners = run.align_corners
     with joined_processes(device_type(config.compute.device)), others_that_fail():
         source = open_source(data)
-        saved.require_order(source)
         training, recipe = saved_recipes(saved, config.recipe)
-        model = open_model(
-            saved.spec,
-            classes=source.classes,
-            recipe=training,
-            trained=True,
-            task=task_of(source),
-            classes_advice="give data of {given} classes, those of the model",
-        )
+        if config.class_map is None:
+            model: VisionModel | MappedModel = _opened(saved, source, training)
+            class_names = saved.label_names
+        else:
+            model = _opened_through_map(config, saved, source, training)
+            class_names = None
         compute = Compute(config.compute)
         evaluation = Evaluation(
             source,
@@ -56,7 +66,7 @@ def evaluate_saved(config: EvaluateConfig) -> dict[str, Any]:
             window=window,
             align_corners=bool(align_corners),
             compute=compute,
-            class_names=saved.label_names,
+            class_names=class_names,
         )
         try:
             placed = compute.place(model)
@@ -68,8 +78,49 @@ def evaluate_saved(config: EvaluateConfig) -> dict[str, Any]:
     return {
         "model": saved.spec,
         "data": data,
+        "class_map": config.class_map,
         "recipe": recipe.name,
         "samples": len(source),
         "classes": source.classes,
         "scores": scores,
     }
+
+
+def _opened(saved: SavedModel, source: Source, training: Recipe) -> VisionModel:
+    """Return a saved model of a source's classes."""
+    saved.require_order(source)
+    return open_model(
+        saved.spec,
+        classes=source.classes,
+        recipe=training,
+        trained=True,
+        task=task_of(source),
+        classes_advice=_OTHER_CLASSES,
+    )
+
+
+def _opened_through_map(
+    config: EvaluateConfig, saved: SavedModel, source: Source, training: Recipe
+) -> MappedModel:
+    """Return a saved classifier of other classes than a source's, through a map of classes.
+
+    Raises:
+        UsageError: a source of another task, or a map that does not fit.
+        KdcacheError: a model that cannot be opened.
+    """
+    path = str(config.class_map)
+    if task_of(source) != ClassLabel.task:
+        raise UsageError(
+            f"class map {path} is for classification, and data {source.spec} is for"
+            f" {task_of(source)}; leave it out"
+        )
+    classes, names = known_classes(saved, config.classes)
+    model = open_model(
+        saved.spec,
+        classes=classes,
+        recipe=training,
+        trained=True,
+        classes_advice=CLASSES_ADVICE,
+    )
+    places = read_class_map(path, source, given_classes(model), teacher_names=names)
+    return MappedModel(model, places, source.classes)

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass, field
 
+from kdcache.errors import UsageError
 from kdcache.models.specs import check_model
 from kdcache.runtime.batch_size import BatchSize, require_batch_size
 from kdcache.runtime.device import ComputeConfig
+from kdcache.runtime.text_files import read_text
 from kdcache.sources import check_source
+from kdcache.tools.saved_classes import known_classes, require_classifier
 from kdcache.tools.saved_model import find_model
 from kdcache.views import recipe_table
 
@@ -18,6 +21,12 @@ class EvaluateConfig:
     """The folder of a run, or the spec of a model with its weights."""
     data: str | None = None
     """Spec of the source; by default the run's evaluation data."""
+    class_map: str | None = None
+    """For a classifier of other classes than the data's: a file of lines `class of the data,class
+    of the model`."""
+    classes: str | None = None
+    """Of that classifier: their number, or a text file with a name on each line; by default what
+    the weights say."""
     recipe: str | None = None
     """Of the views; by default the run's recipe of evaluation, else `eval`."""
     window: tuple[int, ...] | None = None
@@ -31,6 +40,11 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         require_batch_size(self.batch_size)
+        if self.classes is not None and self.class_map is None:
+            raise UsageError(
+                f"classes {self.classes!r} are for a model of other classes than the data's; give"
+                " class_map, too, or leave classes out"
+            )
 
 
 def check_specs(config: EvaluateConfig) -> None:
@@ -41,6 +55,10 @@ def check_specs(config: EvaluateConfig) -> None:
     """
     saved = find_model(config.model)
     check_source(saved.data_or_own(config.data))
+    if config.class_map is not None:
+        require_classifier(saved, "a class map")
+        read_text(config.class_map, "class map")
+        known_classes(saved, config.classes)
     check_model(saved.spec, asks_library=False)
     if config.recipe is not None:
         recipe_table(config.recipe)

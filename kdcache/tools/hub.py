@@ -27,6 +27,7 @@ from kdcache.cache.storage.rereading import agreed_bytes
 from kdcache.config.arguments import checked_arguments
 from kdcache.errors import CacheError, LargeObjectError, UsageError
 from kdcache.runtime.console import progress
+from kdcache.runtime.downloads import asking_hub, network_reason
 from kdcache.runtime.stopping import heeding, look, until_stopped
 from kdcache.runtime.text_files import path_bytes
 from kdcache.tools.hub_card import card_text
@@ -370,8 +371,13 @@ def _most_beside(cache: Cache) -> int:
 def _one_line_errors(where: str) -> Iterator[None]:
     """Turn what goes wrong on the way to the hub and back into an error of one line."""
     try:
-        yield
+        with asking_hub():
+            yield
     except Exception as error:  # of the hub's client, and of the several libraries below it
+        network = network_reason(error)
+        if network is not None:
+            way_out = "check the network, and run the same command again"
+            raise CacheError(f"{where}: the hub cannot be reached: {network}; {way_out}") from error
         reason = " ".join(str(error).split())[:300]
         way_out = (
             "see that the name is right, that you are logged in (hf auth login), and run the same"

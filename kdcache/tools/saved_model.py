@@ -6,15 +6,14 @@ from functools import cached_property
 from pathlib import Path
 
 from kdcache.config.files import load_config
-from kdcache.config.spec import Spec, parse_spec
-from kdcache.errors import KdcacheError, MismatchError, UsageError
+from kdcache.config.spec import parse_spec
+from kdcache.errors import MismatchError, UsageError
+from kdcache.models.run_folders import COMMAND, CONFIG_FILE, folder_of_run, model_spec
 from kdcache.models.specs import take_weights
 from kdcache.models.weight_facts import WeightFacts, read_facts
-from kdcache.models.weight_record import ORIGINS, without_options
 from kdcache.runtime.console import say
 from kdcache.sources import Source, class_names_of
 from kdcache.train.config import TrainConfig
-from kdcache.train.run_files import BEST_FILE, COMMAND, CONFIG_FILE, STUDENT_FILE
 
 
 @dataclass(frozen=True)
@@ -100,36 +99,9 @@ def find_model(text: str) -> SavedModel:
         UsageError: the folder is no run.
         KdcacheError: the run has no weights yet.
     """
-    folder = Path(text)
-    if not folder.is_dir():
-        if "/" in text and ":" not in text:
-            raise UsageError(
-                f"there is no folder {text}; give that of a run, or a model's spec, such as"
-                " timm:resnet18,weights=FILE"
-            )
+    folder = folder_of_run(text)
+    if folder is None:
         return SavedModel(text)
-    file = folder / CONFIG_FILE
-    if not file.is_file():
-        raise UsageError(
-            f"{folder} is no run: it has no {CONFIG_FILE}; give the folder of a run, or a model's"
-            " spec"
-        )
-    run = load_config(TrainConfig, COMMAND, file=str(file), flags={}, is_ours=True)
-    return SavedModel(_student_of(folder, run), run)
-
-
-def _student_of(folder: Path, run: TrainConfig) -> str:
-    """Return the spec of a run's student with its best weights, or the last ones.
-
-    Raises:
-        KdcacheError: it has none yet.
-    """
-    for name in (BEST_FILE, STUDENT_FILE):
-        if (folder / name).is_file():
-            spec = without_options(parse_spec(run.student), ORIGINS | {"weights_backbone"})
-            options = {**spec.options, "weights": str(folder / name)}
-            return str(Spec(spec.name, spec.arg, options))
-    raise KdcacheError(
-        f"run {folder} has no weights yet: neither {BEST_FILE} nor {STUDENT_FILE}; wait for its"
-        " first epoch with evaluation, or its end"
-    )
+    file = str(folder / CONFIG_FILE)
+    run = load_config(TrainConfig, COMMAND, file=file, flags={}, is_ours=True)
+    return SavedModel(model_spec(text), run)

@@ -32,7 +32,7 @@ class TrainConfig(LoaderConfig):
     run: str
     """Folder of the run."""
     student: str
-    """Spec of the student."""
+    """Spec of the student, or the folder of a run."""
     loss: str = "dist:tau=1,beta=2,gamma=2"
     """Spec of the loss."""
     eval_data: str | None = None

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcache.runtime.console import steady_rate
+from kdcache.runtime.console import each_once, steady_rate
 from kdcache.runtime.device import device_type
 from kdcache.runtime.distributed import (
     broadcast_object,
@@ -21,7 +21,7 @@ from kdcache.train.batch_size import part_that_fits, with_batch_size
 from kdcache.train.config import TrainConfig
 from kdcache.train.data import TrainingData
 from kdcache.train.one_pass import require_one_pass
-from kdcache.train.run_folder import check_folder, last_checkpoint
+from kdcache.train.run_folder import check_folder, last_checkpoint, with_student_spec
 from kdcache.train.side_by_side import (
     batches_of_steps,
     own_parts,
@@ -49,16 +49,18 @@ def plan_training(configs: Sequence[TrainConfig]) -> dict[str, Any]:
         KdcacheError: whatever would stop the training before or in its first steps.
     """
     require_one_pass(configs)
+    configs = [with_student_spec(config) for config in configs]
     part = part_that_fits(configs)
     joined = joined_processes(device_type(configs[0].compute.device))
     with joined, others_that_fail(), ExitStack() as stack:
         configs = with_batch_size(configs, part)
         config = configs[0]
         epochs_done = min(_epochs_done(config) for config in configs)
-        data = TrainingData(configs)
-        stack.callback(data.close)
-        trainers = [Trainer(config, data) for config in configs]
-        data.require_readable_evaluation()
+        with each_once():
+            data = TrainingData(configs)
+            stack.callback(data.close)
+            trainers = [Trainer(config, data) for config in configs]
+            data.require_readable_evaluation()
         probe = probed_steps(trainers, seconds=PLAN_SECONDS)
         epoch_seconds = probe["steps_per_epoch"] * config.batch_size / probe["views_per_second"]
         return {

@@ -11,6 +11,7 @@ from typing import Any
 
 from kdcache.config.files import dump_config
 from kdcache.errors import KdcacheError
+from kdcache.runtime.console import each_once, say
 from kdcache.runtime.device import device_type
 from kdcache.runtime.distributed import (
     broadcast_object,
@@ -41,9 +42,17 @@ from kdcache.train.metrics_log import (
 from kdcache.train.metrics_reading import read_metrics
 from kdcache.train.one_pass import require_one_pass
 from kdcache.train.outlook import Outlook
+from kdcache.train.overview import overview, run_names
 from kdcache.train.result import run_result, say_epoch
 from kdcache.train.run_files import COMMAND, CONFIG_FILE, METRICS_FILE, RESULT_FILE
-from kdcache.train.run_folder import check_folder, finished_result, last_checkpoint, own_folder
+from kdcache.train.run_folder import (
+    check_folder,
+    finished_result,
+    last_checkpoint,
+    own_folder,
+    say_finished,
+    with_student_spec,
+)
 from kdcache.train.side_by_side import StudentRun, train_epochs
 from kdcache.train.trainer import Trainer
 
@@ -107,6 +116,7 @@ def train_students(
             finished.
     """
     require_one_pass(configs)
+    configs = [with_student_spec(config) for config in configs]
     first = configs[0]
     part = part_that_fits(configs)
     joined = joined_processes(device_type(first.compute.device))
@@ -122,6 +132,8 @@ def train_students(
                 open_configs.append(config)
             else:
                 results[config.run] = result
+        if results:
+            on_main(partial(say_finished, list(results.values()), len(configs)))
         if open_configs:
             results |= _train(open_configs, stack, on_metrics)
         return [results[config.run] for config in configs]
@@ -132,20 +144,23 @@ def _train(
 ) -> dict[str, dict[str, Any]]:
     """Train what is left of some runs, and return their results by folder; the stack closes what
     was opened."""
-    for config in configs:
-        on_main(partial(check_folder, Path(config.run), config))
-    data = TrainingData(configs)
-    stack.callback(data.close)
-    trainers = [Trainer(config, data) for config in configs]
-    data.require_readable_evaluation()
+    with each_once():
+        for config in configs:
+            on_main(partial(check_folder, Path(config.run), config))
+        for line in overview(configs):
+            say(line)
+        data = TrainingData(configs)
+        stack.callback(data.close)
+        trainers = [Trainer(config, data) for config in configs]
+        data.require_readable_evaluation()
     for config in configs:
         folder = own_folder(Path(config.run))
         on_main(partial(stack.enter_context, folder))
     outlook = Outlook()
-    is_alone = len(configs) == 1
+    names = run_names(configs)
     kept_runs = []
-    for trainer in trainers:
-        kept_runs.append(_opened(trainer, outlook, on_metrics, is_alone=is_alone))
+    for trainer, name in zip(trainers, names, strict=True):
+        kept_runs.append(_opened(trainer, outlook, on_metrics, name=name))
     with heeding(partial(_keep, kept_runs)):
         train_epochs([kept.run for kept in kept_runs], outlook)
     results = {}
@@ -173,10 +188,10 @@ class _KeptRun:
 
 
 def _opened(
-    trainer: Trainer, outlook: Outlook, on_metrics: OnMetrics | None, *, is_alone: bool
+    trainer: Trainer, outlook: Outlook, on_metrics: OnMetrics | None, *, name: str
 ) -> _KeptRun:
     """Return a run that goes on from its last checkpoint, if it has one, and tells how long the
-    rest takes."""
+    rest takes; `name` sets it apart from others, if there are any."""
     config = trainer.config
     folder = Path(config.run)
     checkpoint = on_main(lambda: last_checkpoint(folder, config))
@@ -194,8 +209,7 @@ def _opened(
     def after_epoch(line: Mapping[str, Any]) -> None:
         keeper.after_epoch(line)
         if is_main():
-            of = "" if is_alone else config.run
-            say_epoch(line, config.epochs, of=of, left=outlook.text())
+            say_epoch(line, config.epochs, of=name, left=outlook.text())
 
     run = StudentRun(
         trainer,
@@ -204,7 +218,7 @@ def _opened(
         before_evaluation=keeper.before_evaluation,
         after_epoch=after_epoch,
         # several processes would have to agree on it first
-        leaves_others=not is_alone and world_size() == 1,
+        leaves_others=bool(name) and world_size() == 1,
     )
     return _KeptRun(run, keeper, best)
 

@@ -1,12 +1,14 @@
 """The folder of a run: whose run it is, and what it already holds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kdcache.config.files import load_config, parse_config
 from kdcache.errors import MismatchError, UsageError
+from kdcache.models.run_folders import model_spec
 from kdcache.runtime.batch_size import chosen
 from kdcache.runtime.console import say
 from kdcache.runtime.contrast import joined
@@ -27,6 +29,17 @@ from kdcache.train.run_files import (
 
 SETTINGS_KEY = "settings"
 """In a checkpoint: those of the run that it is of, as `config.toml` has them."""
+
+
+def with_student_spec(config: TrainConfig) -> TrainConfig:
+    """Return a configuration that names its student by a spec, not by the folder of another run,
+    which may be gone when this one is resumed or evaluated.
+
+    Raises:
+        UsageError: there is no such folder, or it is no run.
+        KdcacheError: that run has no weights yet.
+    """
+    return replace(config, student=model_spec(config.student))
 
 
 def finished_result(run: Path, config: TrainConfig) -> dict[str, Any] | None:
@@ -52,11 +65,6 @@ def finished_result(run: Path, config: TrainConfig) -> dict[str, Any] | None:
     # of an older kdcache: it counted from 0
     if "finished" not in result and "best_epoch" in result:
         result["best_epoch"] += 1
-    when = ""
-    if "finished" in result:
-        when = f" since {result['finished']}"
-    way_out = "this is its result, nothing was trained; a new run takes a new folder"
-    say(f"note: run {run} is finished{when}: {way_out}")
     return result
 
 
@@ -69,6 +77,21 @@ def batch_size_of(run: Path) -> int | None:
     if not _is_run(run):
         return None
     return chosen(_saved_config(run).batch_size)
+
+
+def say_finished(results: Sequence[Mapping[str, Any]], num_runs: int) -> None:
+    """Say that some of `num_runs` runs had come to their end before, and have these results."""
+    way_out = "nothing was trained; a new run takes a new folder"
+    if num_runs == 1:
+        result = results[0]
+        when = ""
+        if "finished" in result:
+            when = f" since {result['finished']}"
+        say(f"note: run {result['run']} is finished{when}: this is its result, {way_out}")
+    elif len(results) == num_runs:
+        say(f"note: all {num_runs} runs are finished: these are their results, {way_out}")
+    else:
+        say(f"note: {len(results)} of {num_runs} runs are finished: for them {way_out}")
 
 
 def check_folder(run: Path, config: TrainConfig) -> None:
@@ -84,7 +107,7 @@ def check_folder(run: Path, config: TrainConfig) -> None:
         free: tuple[str, ...] = FREE + PLACES
         if may_extend(saved_config, config):
             free += ("epochs",)
-            say(f"note: run {run} is extended from {saved_config.epochs} to {config.epochs} epochs")
+            say(f"note: training is extended from {saved_config.epochs} to {config.epochs} epochs")
         if lines := settings_differences(saved_config, config, free=free):
             raise MismatchError(
                 f"run {run} was started otherwise ({joined(lines)}); choose a new folder, or the"

@@ -400,8 +400,12 @@ LISTS = "lists all)"
             "kdcache dump-teacher: option '--seeds' requires an argument; see",
         ),
         (
-            ["dump-teacher", "x", "--batch-size", "many"],
-            "kdcache dump-teacher: invalid value for '--batch-size': 'many' is",
+            ["dump-teacher", "x", "--unit-rows", "many"],
+            "kdcache dump-teacher: invalid value for '--unit-rows': 'many' is",
+        ),
+        (
+            ["dump-teacher", "x", *DUMP, "--batch-size", "many"],
+            "dump-teacher batch_size is 'many'; it must be a whole number or auto",
         ),
         (["info", ""], "an argument of info is empty; give a value, or leave it out"),
         (["train-student", "run", "--cache", " "], "--cache, or what follows it, is empty; give"),
@@ -553,10 +557,17 @@ def test_an_unreadable_image_is_named_and_can_be_recorded(tmp_path: Path) -> Non
     )
     code, line = mistake(*words)
     assert code == 1 and "class0/15.png" in line and "--skip-unreadable" in line
-    assert (
-        result_of(*words[:1], tmp_path / "cache2", *words[2:], "--skip-unreadable")["absent"] == 1
-    )
+    told = kdcache(*words[:1], tmp_path / "cache2", *words[2:], "--skip-unreadable").stdout
+    assert "1 view whose sample cannot be read, such as" in told
+    assert f"kdcache info {tmp_path}/cache2 --absent lists all" in told
     assert result_of("info", tmp_path / "cache2")["manifest"]["skip_unreadable"] is True
+    listed = result_of("info", tmp_path / "cache2", "--absent")
+    (reason,) = listed["reasons"]
+    assert "class0/15.png" in reason and "sample 5 (class0/15.png) of" in told
+    assert listed["absent"] == 1
+    assert "1 view  sample" in kdcache("info", tmp_path / "cache2", "--absent").stdout
+    code, line = mistake("info", tmp_path / "cache2", "--absent", "--seeds", "0:1")
+    assert code == 2 and "leave --seeds out" in line
 
 
 def test_verify_of_a_damaged_cache_fails_and_names_the_unit(cache: Path) -> None:

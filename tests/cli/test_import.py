@@ -31,4 +31,4 @@ def test_it_prints_what_was_made_and_info_tells_it(tmp_path: Path) -> None:
     told = run("info", tmp_path / "cache").splitlines()
     assert "views     stored, of 2 seeds" in told
     assert "imported  from labels of format fkd" in told
-    assert "absent    2 views that have no labels" in told
+    assert "absent    2 views that have no labels; --absent lists them" in told

@@ -67,6 +67,8 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     ((*DUMP, "--teacher", "timm:resnet5O.a1_in1k"), "did you mean 'resnet50'"),
     ((*DUMP, "--teacher", "torchvision:resnet5O"), "did you mean 'resnet50'"),
     ((*DUMP, "--teacher", "timm:test_resnet,weights=none.pt"), "does not exist"),
+    ((*DUMP, "--teacher", "runs/none"), "there is no folder runs/none"),
+    ((*DUMP, "--teacher", "EMPTY"), "EMPTY is no run: it has no config.toml"),
     ((*DUMP, "--teacher", "timm:test_resnet,pretrained=yes"), "write pretrained=true"),
     ((*TRAIN, "--cache", "/nowhere"), "is not a cache"),
     ((*TRAIN, "--cache", f"{FULL},wieght=2"), "did you mean 'weight'"),
@@ -86,6 +88,10 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (
         ("evaluate", "timm:test_resnet", "--data", "digits:test", "--recipe", "digit"),
         "did you mean",
+    ),
+    (
+        ("evaluate", "timm:test_resnet", "--data", "digits:test", "--class-map", "none.csv"),
+        "class map none.csv cannot be read",
     ),
     (("predict", "timm:test_resnet,pretrained=true", "-o", "a.csv"), "give --data"),
     (

@@ -72,6 +72,7 @@ def test_a_cache_in_a_bucket_is_named_so_that_it_is_read_back(tmp_path: Path) ->
     ("name", "settings", "student"),
     [
         ("grey", {}, "timm:resnet18"),
+        ("split", {"data": "digits:train"}, "timm:resnet18"),
         ("a,b=c d", {}, "timm:resnet18"),
         ("tars", {"store": "webdataset"}, "timm:resnet18"),
         ("tars", {"store": "webdataset", "images": False}, "timm:resnet18"),
@@ -107,6 +108,7 @@ def test_the_command_after_a_dump_works_as_it_is_printed(
     words = shlex.split(command, comments=True)
     assert words[words.index("--student") + 1] == student
     assert ("--data" in words) == (settings.get("store") is None or "images" in settings)
+    assert ("--eval-data digits:test" in command) == (settings.get("data") == "digits:train")
     if "teacher_classes" in settings:
         assert command.startswith("# write map.csv first: a line CLASS OF THE DATA,CLASS OF THE")
         Path("map.csv").write_text("".join(f"{one},{one}\n" for one in range(10)))

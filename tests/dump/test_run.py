@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from tiny_models import FEW
 
 from kdcache.cache import Cache, open_cache
+from kdcache.cache.absences import absent_reasons
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.parts import CodecEntry
 from kdcache.cache.formats.zarr import object_key
@@ -219,6 +220,8 @@ def test_unreadable_samples_are_recorded_on_request(tmp_path: Path) -> None:
     absent = [absence.row for absence in gone]
     assert sorted(cache.order[absent].tolist()) == list(broken)
     assert result["absent"] == len(broken)
+    assert result["absent_reasons"] == [one.reason for one in gone][:3]
+    assert absent_reasons(cache) == {one.reason: 1 for one in gone}
     assert all(f"/{cache.order[one.row]:02d}.png) of" in one.reason for one in gone)
     there = np.setdiff1d(np.arange(42), absent)
     logits, targets = direct(cache, 0, data, settings["teacher"])
@@ -235,6 +238,38 @@ def test_unreadable_samples_are_recorded_on_request(tmp_path: Path) -> None:
     assert all(probe.row not in absent for commit in cache.commits(0) for probe in commit.probes)
     with pytest.raises(MismatchError, match="skip_unreadable: true in the cache, false now"):
         dump(tmp_path / "cache", codec=EXACT, **settings)
+
+
+def test_a_sample_that_cannot_be_read_is_told_before_there_is_a_cache(tmp_path: Path) -> None:
+    """It is met where a codec is measured; skipping is then a setting of a cache that is new."""
+    settings: dict[str, Any] = {
+        "data": images(tmp_path / "images", 42, 7),
+        "teacher": f"{CONV},classes=3,seed=7",
+        "codec": "lowrank:step=1.0",
+    }
+    way_out = "or dump with --skip-unreadable to record it as absent"
+    with pytest.raises(UnreadableSampleError, match=way_out):
+        dump(tmp_path / "cache", **settings)
+    assert not (tmp_path / "cache").exists()
+    assert dump(tmp_path / "cache", skip_unreadable=True, **settings)["absent"] == 2
+
+
+def test_how_to_skip_a_sample_depends_on_what_the_cache_holds(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "data": images(tmp_path / "images", 42, 7),
+        "teacher": f"{CONV},classes=3,seed=7",
+        "codec": EXACT,
+        "seeds": "0:1",
+    }
+    with pytest.raises(
+        UnreadableSampleError, match=r"or remove .*one, which holds no unit yet, an"
+    ):
+        dump(tmp_path / "one", **settings)
+    with pytest.raises(MismatchError, match="remove it, and run the same command again"):
+        dump(tmp_path / "one", skip_unreadable=True, **settings)
+    small = {"unit_rows": 1, "batch_size": 1, **settings}
+    with pytest.raises(UnreadableSampleError, match="--skip-unreadable into a new folder to rec"):
+        dump(tmp_path / "many", **small)
 
 
 @pytest.mark.parametrize("store", ["zarr", "webdataset"])

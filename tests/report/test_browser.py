@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from forged_runs import compared_runs, forged_run
 from PIL import Image
+from runs import IN_PROCESS, train
 
 from kdcache.report.config import ReportConfig
 from kdcache.report.page import write_report
@@ -68,7 +69,9 @@ frame.onload = () => {
       if (box.left < edge.left - 1 || box.right > edge.right + 1) overlaps.push([text, "edge"]);
     }
   }
-  const out = { scroll: page.documentElement.scrollWidth, wide, outside, texts, overlaps,
+  const cut = all.filter((e) => e.classList.contains("matrix") && e.scrollWidth > e.clientWidth).length;
+  const matrices = all.filter((e) => e.classList.contains("matrix")).length;
+  const out = { cut, matrices, scroll: page.documentElement.scrollWidth, wide, outside, texts, overlaps,
     charts: all.filter((e) => e.tagName === "svg" && e.getAttribute("role") === "img").length };
   document.getElementById("out").textContent = JSON.stringify(out);
 };
@@ -141,6 +144,29 @@ def test_nothing_is_cut_or_overlaps_and_all_text_can_be_read(
     assert not faint
     small = [text for text in result["texts"] if text["pixels"] < 9]
     assert not small
+
+
+@pytest.fixture(scope="module")
+def confused(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a report on students that take ten classes for each other."""
+    folder = tmp_path_factory.mktemp("confused")
+    data = "tiny_models:named_digits"
+    settings = {"data": data, "eval_data": data, "recipe": "digits", "loss": "ce", "epochs": 1}
+    for smoothing in (0.0, 0.1):
+        train(folder / "runs" / str(smoothing), **settings, label_smoothing=smoothing)
+    write_report(
+        ReportConfig(
+            runs=(str(folder / "runs"),), out=str(folder / "report.html"), compute=IN_PROCESS
+        )
+    )
+    return folder
+
+
+@pytest.mark.parametrize("width", [1200, 1280])
+def test_tables_of_which_classes_are_taken_for_which_are_whole(confused: Path, width: int) -> None:
+    result = measured(confused, "light", width)
+    assert result["matrices"] == 2 and result["cut"] == 0
+    assert result["scroll"] <= width and not result["outside"]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -119,3 +119,21 @@ def test_what_is_no_number_in_metrics_is_left_out(tmp_path: Path) -> None:
     (read,) = read_runs([str(run)])
     assert read.epochs[6] == {} and 7 not in read.epochs
     assert read.parts == ["task"]
+
+
+def test_a_line_is_meant_by_a_part_of_its_name_or_by_its_whole_settings(tmp_path: Path) -> None:
+    """Names are short: `dist tau=4` is of dist:tau=4,beta=2,gamma=2."""
+    losses = ("ce", "dist:tau=4,beta=2,gamma=2", "dist:tau=1,beta=2,gamma=2")
+    for number, loss in enumerate(losses):
+        forged_run(tmp_path / str(number), rising(50), loss=loss, cache="caches/full", recipe=None)
+    groups = groups_in(tmp_path)
+    for number, loss in enumerate(losses):
+        for text in (loss, f"loss={loss}", groups[number].name, str(tmp_path / str(number))):
+            assert reference_of(groups, text) is groups[number]
+    assert reference_of(groups, "tau=4") is groups[1]
+    with pytest.raises(
+        UsageError, match=r"'dist' may be each of the lines dist .* and dist .*; giv"
+    ):
+        reference_of(groups, "dist")
+    with pytest.raises(UsageError, match="unknown line to compare with 'kl'"):
+        reference_of(groups, "kl")

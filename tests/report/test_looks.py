@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from box_caches import DATA as BOXES
 from box_caches import box_cache
 from command_line import kdcache_json
@@ -16,7 +17,7 @@ from forged_runs import forged_run
 from map_caches import DATA as MAPS
 from map_caches import STUDENT, made
 from PIL import Image
-from runs import DIGITS, IN_PROCESS, dump, train
+from runs import DIGITS, IN_PROCESS, MLP, dump, train
 
 from kdcache.cache import open_cache
 from kdcache.cache.source import views_of
@@ -153,6 +154,48 @@ def sizes_of(examples: Sequence[Example]) -> list[tuple[int, int]]:
         data = base64.b64decode(example.image.removeprefix("data:image/png;base64,"))
         sizes.append(Image.open(io.BytesIO(data)).size)
     return sizes
+
+
+@pytest.fixture
+def mapped(tmp_path: Path) -> Path:
+    """Return a folder with a run on odd and even digits, whose teacher knows ten digits."""
+    parity = "tiny_models:parity"
+    dump(tmp_path / "cache", data=parity, teacher_classes=10)
+    (tmp_path / "map.csv").write_text("".join(f"{digit % 2},{digit}\n" for digit in range(10)))
+    (tmp_path / "names.txt").write_text("".join(f"digit {digit}\n" for digit in range(10)))
+    cache = f"{tmp_path}/cache,classes={tmp_path}/map.csv,names={tmp_path}/names.txt"
+    settings = {"cache": cache, "student": f"{MLP},classes=2", "epochs": 1}
+    train(tmp_path / "runs" / "dist", **settings, data=parity, eval_data=parity)
+    return tmp_path
+
+
+def test_a_teacher_of_other_classes_is_told_by_their_names_and_judged_through_the_map(
+    mapped: Path,
+) -> None:
+    views = looked_at(groups_in(mapped), IN_PROCESS)
+    assert not views.problems and len(views.examples) == 6
+    assert "through the map of classes" in views.caption and "disagree most" in views.caption
+    cache = open_cache(mapped / "cache")
+    for example, row in zip(views.examples[:3], range(3), strict=True):
+        teacher, student = example.answers
+        logits = cache.codec.decode(cache.read(0, [row])).logits()[0]
+        assert teacher.top[0][0] == f"digit {int(logits.argmax())}"
+        probabilities = torch.softmax(logits, dim=0)
+        is_odd = probabilities[1::2].sum() > probabilities[0::2].sum()
+        assert teacher.is_right == (int(is_odd) == int(example.label))
+        assert {name for name, _ in student.top} == {"0", "1"}
+    assert set(views.confidence) == {"0", "1"}
+
+
+def test_a_map_that_is_gone_leaves_the_names_of_a_teachers_classes(mapped: Path) -> None:
+    (mapped / "map.csv").unlink()
+    views = looked_at(groups_in(mapped), IN_PROCESS)
+    (problem,) = views.problems
+    assert problem.startswith("The teacher is compared with no label: class map")
+    for example in views.examples:
+        teacher = example.answers[0]
+        assert teacher.is_right is None and teacher.top[0][0].startswith("digit ")
+    assert not views.confidence and "disagree" not in views.caption
 
 
 def test_maps_of_teacher_and_students_are_drawn(tmp_path: Path, recipe: str) -> None:

@@ -15,10 +15,14 @@ from map_caches import STUDENT as SEGMENTER
 from runs import DIGITS, IN_PROCESS, MLP, dump, train
 from torch import Tensor
 
+from kdcache.models.model import open_model
 from kdcache.shapes import Labels
+from kdcache.sources import open_source
 from kdcache.tasks.class_report import ClassReport
 from kdcache.tools.evaluate import evaluate_saved
 from kdcache.tools.evaluate_config import EvaluateConfig
+from kdcache.tools.saved_model import find_model
+from kdcache.tools.saved_views import saved_recipes
 
 PLACE = ("--workers", "0", "--device", "cpu")
 
@@ -118,7 +122,57 @@ def test_weights_bring_their_size_their_mode_and_the_names_of_their_classes(
     line = mistake("evaluate", tmp_path / "run", "--data", reversed_names, *PLACE)
     assert "in another order: it calls class 0 'digit 9'" in line
     line = mistake("evaluate", tmp_path / "run", "--data", "tiny_models:parity", *PLACE)
-    assert line.endswith("give data of 10 classes, those of the model")
+    assert "give data of 10 classes, those of the model, or --class-map FILE" in line
+
+
+@pytest.fixture
+def parity_map(tmp_path: Path) -> Path:
+    """Return a map of nine digits to even and odd ones: no line names the digit 9."""
+    file = tmp_path / "parity.csv"
+    file.write_text("".join(f"{digit % 2},{digit}\n" for digit in range(9)))
+    return file
+
+
+def test_a_classifier_of_other_classes_is_scored_through_a_map(run: Path, parity_map: Path) -> None:
+    data = ("--data", "tiny_models:parity")
+    found = kdcache_json("evaluate", run, *data, "--class-map", parity_map, *PLACE)
+    logits, targets = logits_and_targets(run)
+    probabilities = torch.softmax(logits, dim=1)
+    of_parity = torch.stack([probabilities[:, 0:9:2].sum(1), probabilities[:, 1:9:2].sum(1)], dim=1)
+    of_parity /= of_parity.sum(1, keepdim=True)
+    is_right = of_parity.argmax(1) == targets
+    right_share = of_parity.gather(1, targets[:, None])
+    assert found["scores"]["top1"] == pytest.approx(100 * float(is_right.float().mean()))
+    assert found["scores"]["eval_loss"] == pytest.approx(-float(right_share.log().mean()), rel=1e-4)
+    assert found["classes"] == 2 and found["class_map"] == str(parity_map)
+
+
+def logits_and_targets(run: Path) -> tuple[Tensor, Tensor]:
+    """Return what the best student of a run says of digits, and whether each is odd."""
+    saved = find_model(str(run))
+    training, recipe = saved_recipes(saved, None)
+    model = open_model(saved.spec, classes=10, recipe=training, trained=True).eval()
+    source = open_source("tiny_models:parity")
+    recipe = recipe.at(model.preprocessing.size)
+    views = [recipe(source.sample(index).image) for index in range(len(source))]
+    targets = [source.sample(index).target for index in range(len(source))]
+    with torch.no_grad():
+        return model(torch.stack(views)), torch.tensor(targets)
+
+
+def test_what_a_class_map_lacks_is_told(run: Path, parity_map: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "old.pth"
+    torch.save(torch.nn.Linear(1, 1).state_dict(), weights)
+    old = ("evaluate", f"{MLP},weights={weights}", "--data", "tiny_models:parity")
+    assert "give --classes, a number or a text" in mistake(*old, "--class-map", parity_map, *PLACE)
+    assert "give class_map, too, or leave classes out" in mistake(*old, "--classes", "10", *PLACE)
+    own = ("evaluate", run, "--data", "tiny_models:parity")
+    assert "or --class-map FILE, which says which are which" in mistake(*own, *PLACE)
+    parity_map.write_text("0,11\n")
+    line = mistake(*own, "--class-map", parity_map, *PLACE)
+    assert "line 1: '0,11' is out of range; the student has 2 classes, the teacher 10" in line
+    maps = ("evaluate", run, "--data", "segmentation_files:Shapes", "--class-map", parity_map)
+    assert "is for classification, and data segmentation_files:Shapes" in mistake(*maps, *PLACE)
 
 
 def test_a_folder_that_is_not_there_is_no_model() -> None:

@@ -67,4 +67,4 @@ def test_what_cannot_be_called_is_told(tmp_path: Path) -> None:
             train_student(config)
     words = ("train-student", tmp_path / "other", "--data", DIGITS, "--student", "timm:test_resnet")
     line = mistake(*words, "--recipe", "digits", "--loss", "ce", "--set", "on_metrics=nowhere:log")
-    assert "unknown on_metrics" in line
+    assert "unknown on_metrics 'nowhere': no module of that name in this folder" in line

@@ -1,0 +1,86 @@
+"""What the classes of a cache's teacher are called, and which of them are which of the data's."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kdcache.cache import Cache
+from kdcache.errors import KdcacheError
+from kdcache.loader.cache_specs import CacheOptions
+from kdcache.loader.class_map import read_class_map, read_teacher_names
+from kdcache.models.imagenet_names import imagenet_names
+from kdcache.soft_targets import SoftTargets
+from kdcache.soft_targets.combined import MappedTargets
+from kdcache.sources import Source
+from kdcache.tools.show import class_names, first_of_teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherClasses:
+    """The classes of a teacher beside those of the data."""
+
+    names: list[str]
+    """Of the teacher's classes."""
+    num_classes: int
+    """Of the data."""
+    has_others: bool = False
+    """Whether they are other classes than the data's."""
+    places: Tensor | None = None
+    """The data's class of each, int64, -1 for none; None if they are the data's, or if nothing says
+    which are which."""
+    caption: str = ""
+    """What a page says of them, a sentence; nothing if they are the data's."""
+    problem: str | None = None
+    """Why their names, or the map, cannot be had."""
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether what the teacher says can be told in classes of the data."""
+        return not self.has_others or self.places is not None
+
+    def as_students_see(self, teacher: SoftTargets) -> SoftTargets:
+        """Return soft targets of the data's classes; of teachers that are not comparable the
+        teacher's own."""
+        if self.places is None:
+            return teacher
+        return MappedTargets(teacher, self.places, self.num_classes)
+
+
+def teacher_classes(cache: Cache, source: Source, options: CacheOptions) -> TeacherClasses:
+    """Return the classes of a cache's teacher.
+
+    Args:
+        cache: of the teacher.
+        source: the data.
+        options: what a run says of the cache: a map of classes, and names.
+    """
+    if not first_of_teacher(cache, source):
+        return TeacherClasses(names=class_names(source), num_classes=source.classes)
+    num_classes = cache.manifest.classes
+    names = [f"teacher's {number}" for number in range(num_classes)]
+    places = None
+    problem = None
+    caption = "The teacher's classes are its own."
+    try:
+        own_names = None
+        if options.names is not None:
+            own_names = read_teacher_names(options.names, num_classes)
+            names = list(own_names)
+        else:
+            imagenet = imagenet_names(num_classes)
+            if imagenet is not None:
+                names = list(imagenet.short_names())
+                caption = "The teacher's classes are taken for ImageNet's."
+        if options.classes is not None:
+            places = read_class_map(options.classes, source, num_classes, teacher_names=own_names)
+            caption += " It is right where the label is likeliest through the map of classes."
+    except KdcacheError as error:
+        problem = f"The teacher is compared with no label: {error}"
+    return TeacherClasses(
+        names=names,
+        num_classes=source.classes,
+        has_others=True,
+        places=places,
+        caption=caption,
+        problem=problem,
+    )
