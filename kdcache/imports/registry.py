@@ -6,15 +6,12 @@ from pathlib import Path
 from kdcache.config.spec import choose
 from kdcache.errors import UsageError
 from kdcache.imports.fkd import Fkd
+from kdcache.imports.ml_dr import MlDr
 from kdcache.imports.protocol import Origin
 from kdcache.sources import Source
 
-FORMATS: Mapping[str, Callable[[Path, Source], Origin]] = {"fkd": Fkd}
+FORMATS: Mapping[str, Callable[[Path, Source], Origin]] = {"fkd": Fkd, "ml-dr": MlDr}
 _REFUSED = {
-    "ml-dr": (
-        "ImageNet+ keeps operations of RandAugment, erased blocks and partners beside its crops,"
-        " which stored views cannot say yet; dump its teacher with kdcache dump-teacher"
-    ),
     "tinyvit": (
         "TinyViT keeps a seed of its own augmentation for each view, and what that drew is in no"
         " file: its views cannot be rendered here; dump its teacher with kdcache dump-teacher"

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 
 from kdcache.cache import Cache
+from kdcache.cache.arrays import arrays_digest
 from kdcache.cache.committing import commit_unit
 from kdcache.cache.documents.commit import mean_statistics
 from kdcache.cache.documents.parts import Absence, Probe
 from kdcache.errors import CacheError
-from kdcache.imports.crops import crops_of
+from kdcache.imports.crops import placed_views
 from kdcache.imports.protocol import Classes, CropLabels, Origin, Probabilities
 from kdcache.models.vision_model import TeacherLogits
 from kdcache.shapes import Logits, Records, Rows
@@ -121,22 +122,15 @@ class UnitImporter:
     def _labels(self, index: int) -> CropLabels | None:
         """Return the labels of a sample, if they are of the crops that the cache keeps; None if
         there are none."""
-        stored = self._views.boxes[:, index]
         try:
             labels = self._origin.labels(index)
         except FileNotFoundError:
             labels = None
-        boxes = np.zeros_like(stored)
-        flips = np.zeros_like(self._views.flips[:, index])
+        stored = {name: array[:, [index]] for name, array in self._views.arrays.items()}
+        views = {name: np.zeros_like(array) for name, array in stored.items()}
         if labels is not None:
-            seeds = crops_of(labels, self._crops)
-            crops = [self._crops[seed] for seed in seeds]
-            boxes[seeds] = labels.boxes[crops]
-            flips[seeds] = labels.flips[crops]
-        is_same = np.array_equal(boxes, stored) and np.array_equal(
-            flips, self._views.flips[:, index]
-        )
-        if not is_same:
+            placed_views(labels, self._crops, views, 0)
+        if arrays_digest(views) != arrays_digest(stored):
             raise CacheError(
                 f"file {self._origin.file(index)} has changed while it was imported; leave it as"
                 " it is, and run the same command again"
@@ -153,8 +147,8 @@ class UnitImporter:
             file = self._origin.file(index)
             if labels is None:
                 reasons.append((place, f"there is no file {file}"))
-            elif crop >= len(labels.flips):
-                reasons.append((place, f"file {file} has {len(labels.flips)} crops, no {crop}"))
+            elif crop >= labels.num_crops:
+                reasons.append((place, f"file {file} has {labels.num_crops} crops, no {crop}"))
         return reasons
 
     def _batch(

@@ -156,7 +156,7 @@ class Classified:
 
         Views that mix two samples have two labels, and are left out.
         """
-        if self._first_class or self._cache.recipe.mixing is not None:
+        if self._first_class or self._cache.recipe.mixes:
             return {}, {}
         rows = self._rows
         known_targets = getattr(self._dataset.source, "known_targets", None)

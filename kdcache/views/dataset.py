@@ -23,9 +23,10 @@ from kdcache.sources.protocol import sample_name
 from kdcache.sources.sample_warnings import SampleWarning, about_sample, heard_warnings
 from kdcache.targets import NO_TARGET, MixedTarget, ViewTarget, target_kind, task_of
 from kdcache.views.generators import preserved_generators
-from kdcache.views.mixing import blend, mix, partner
+from kdcache.views.mixing import blend, mix, mix_as_stored, partner
 from kdcache.views.recipe import Recipe
 from kdcache.views.samples import BatchSamples
+from kdcache.views.stored_views import StoredMix, ViewKey
 from kdcache.views.view import Trace, trace
 
 _Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -53,6 +54,16 @@ class _UnmixedViews(dict[tuple[int, int], _Unmixed]):
         if (row, seed) in self:
             return self.pop((row, seed))
         return self._draw_view(row, seed)
+
+
+class _Pair(NamedTuple):
+    """A view before it is mixed, and what it is mixed with."""
+
+    own: _Unmixed
+    other: _Unmixed | None = None
+    """None if it is not mixed."""
+    mix: Callable[[Tensor, Tensor], tuple[Tensor, float]] | None = None
+    """Returns the mixed view at one size, and the share of its own label."""
 
 
 class Batch(NamedTuple):
@@ -100,6 +111,9 @@ class ViewDataset(Dataset[Batch]):
         require_following(recipe, source)
         self.recipes = [recipe.at(size) for size in sizes]
         self.skip_unreadable = skip_unreadable
+        self._row_of: Rows = order
+        if recipe.mixes and recipe.mixing is None:
+            self._row_of = np.argsort(order)  # by sample, as stored partners are named
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -160,11 +174,13 @@ class ViewDataset(Dataset[Batch]):
     def _render(self, request: Request) -> Batch:
         targets = [NO_TARGET] * len(request)
         absences: list[tuple[int, str]] = []
-        unmixed_views = _UnmixedViews(partial(self._draw, self._samples(request)))
+        samples = self._samples(request)
+        unmixed_views = _UnmixedViews(partial(self._draw, samples))
         pixels = self._blank_pixels(request, unmixed_views)
         for position, (row, seed) in enumerate(request):
             try:
-                views, targets[position] = self._mixed(row, seed, unmixed_views)
+                pair = self._pair(row, seed, samples, unmixed_views)
+                views, targets[position] = _mixed(pair)
             except UnreadableSampleError as error:
                 if not self.skip_unreadable:
                     raise
@@ -174,7 +190,7 @@ class ViewDataset(Dataset[Batch]):
         pairs = np.asarray(request, dtype=np.int64).reshape(-1, 2)
         rows, seeds = torch.tensor(pairs).unbind(1)
         rendered = tuple(map(torch.from_numpy, pixels))
-        mixes = self.recipes[0].mixing is not None
+        mixes = self.recipes[0].mixes
         view_sides = rendered[0].shape[2:]
         labels = self._kind.batch(targets, view_sides, mixes=mixes)
         return Batch(rendered, labels, rows, seeds, tuple(absences))
@@ -204,32 +220,40 @@ class ViewDataset(Dataset[Batch]):
         height, width = views[0].shape[1:]
         return height, width
 
-    def _mixed(
-        self, row: int, seed: int, unmixed_views: _UnmixedViews
-    ) -> tuple[list[Tensor], MixedTarget]:
-        """Return the view at each size, and what its target is."""
+    def _pair(
+        self, row: int, seed: int, samples: BatchSamples, unmixed_views: _UnmixedViews
+    ) -> _Pair:
+        """Return a view before it is mixed, and the one that it is mixed with."""
         recipe = self.recipes[0]
         if recipe.mixing is None:
-            views, target = unmixed_views.taken(row, seed)
-            return views, (target, -1, 1.0)
-        own_views, own_target = unmixed_views[row, seed]
-        other = partner(row, len(self), recipe.mixing, recipe.key, seed)
-        assert isinstance(own_target, int), "require_following has refused a recipe that mixes"
+            stored = self._stored_mix(row, seed)
+            own = unmixed_views.taken(row, seed)
+            if stored is None:
+                return _Pair(own)
+            key = ViewKey(samples.index(row), seed, is_partner=True)
+            other = self._draw(samples, int(self._row_of[stored.partner]), seed, key)
+            return _Pair(own, other, partial(mix_as_stored, stored=stored))
+        own = unmixed_views[row, seed]
+        other_row = partner(row, len(self), recipe.mixing, recipe.key, seed)
         # even if it will not show: a pair is absent together
-        other_views, other_target = unmixed_views[other, seed]
-        assert isinstance(other_target, int)
-        pair_draw = blend(recipe.mixing, recipe.key, seed, row, other)
-        views = []
-        shares = []
-        for own_view, other_view in zip(own_views, other_views, strict=True):
-            view, share = mix(own_view, other_view, pair_draw)
-            views.append(view)
-            shares.append(share)
-        return views, (own_target, other_target, shares[0])
+        other = unmixed_views[other_row, seed]
+        draw = blend(recipe.mixing, recipe.key, seed, row, other_row)
+        return _Pair(own, other, partial(mix, draw=draw))
 
-    def _draw(self, samples: BatchSamples, row: int, seed: int) -> _Unmixed:
+    def _stored_mix(self, row: int, seed: int) -> StoredMix | None:
+        """Return how a view is mixed as stored; None if it is not."""
+        views = self.recipes[0].stored_views
+        if views is None:
+            return None
+        return views.mix(ViewKey(int(self.order[row]), seed))
+
+    def _draw(
+        self, samples: BatchSamples, row: int, seed: int, key: ViewKey | None = None
+    ) -> _Unmixed:
+        """Return the unmixed view of a row, or of one that is the partner of another's `key`."""
         image, target = samples.sample(row, seed)
         index = samples.index(row)
+        view_key = key or ViewKey(index, seed)
 
         def name() -> str:
             return sample_name(self.source.spec, index, self.source.key(index))
@@ -241,7 +265,7 @@ class ViewDataset(Dataset[Batch]):
                 followers = []
                 for recipe in self.recipes:
                     samples.seed(row, seed)
-                    view, moved = recipe.render(image, follower, (index, seed))
+                    view, moved = recipe.render(image, follower, view_key)
                     if moved is not None:
                         recipe.require_together(view, self._kind.size_of(moved))
                     views.append(view)
@@ -253,11 +277,18 @@ class ViewDataset(Dataset[Batch]):
     def _samples(self, request: Request) -> BatchSamples:
         """Return what gives the samples of some views, and of their partners."""
         recipe = self.recipes[0]
-        views = set(request)
+        views = [*set(request)]
         if recipe.mixing is not None:
-            for row, seed in request:
-                other = partner(row, len(self), recipe.mixing, recipe.key, seed)
-                views.add((other, seed))
+            # each is drawn once, for both of its pair
+            others = {
+                (partner(row, len(self), recipe.mixing, recipe.key, seed), seed)
+                for row, seed in request
+            }
+            views = [*others.union(views)]
+        for row, seed in request:
+            stored = self._stored_mix(row, seed)
+            if stored is not None:
+                views.append((int(self._row_of[stored.partner]), seed))
         return BatchSamples(self.source, self.order, recipe, views)
 
 
@@ -271,6 +302,25 @@ def require_following(recipe: Recipe, source: Source) -> None:
     kind = target_kind(task_of(source))
     if kind.follows_views:
         recipe.require_following(kind.plural)
+
+
+def _mixed(pair: _Pair) -> tuple[list[Tensor], MixedTarget]:
+    """Return the view of a pair at each size, and what its target is."""
+    own_views, own_target = pair.own
+    if pair.other is None or pair.mix is None:
+        # others of its batch may have two labels
+        second_target = own_target if isinstance(own_target, int) else -1
+        return own_views, (own_target, second_target, 1.0)
+    other_views, other_target = pair.other
+    assert isinstance(own_target, int), "require_following has refused a recipe that mixes"
+    assert isinstance(other_target, int)
+    views = []
+    shares = []
+    for own_view, other_view in zip(own_views, other_views, strict=True):
+        view, share = pair.mix(own_view, other_view)
+        views.append(view)
+        shares.append(share)
+    return views, (own_target, other_target, shares[0])
 
 
 def _place(views: Sequence[Tensor], pixels: Sequence[_Pixels], position: int) -> None:

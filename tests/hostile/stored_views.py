@@ -8,6 +8,7 @@ from hostile.forge import HUGE, Attack, change_manifest, many, zarr
 
 from kdcache.cache.arrays import arrays_digest, publish_arrays
 from kdcache.cache.documents.manifest import VIEWS
+from kdcache.views.stored_arrays import bytes_per_view
 
 ROWS = 20
 BOXES = np.full((2, ROWS, 4), 0.25, "<f4")
@@ -18,7 +19,8 @@ def _stored(path: Path, arrays: dict[str, Any], **changes: Any) -> None:
     """Give an honest cache stored views."""
     cache = zarr(path)
     publish_arrays(cache.storage, VIEWS, arrays)
-    table = {"seeds": 2, "sha256": arrays_digest(arrays), **changes}
+    view_bytes = bytes_per_view(arrays, num_axes=2)
+    table = {"seeds": 2, "view_bytes": view_bytes, "sha256": arrays_digest(arrays), **changes}
     change_manifest(path, lambda document: document.update(views=table))
 
 

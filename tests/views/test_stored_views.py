@@ -15,7 +15,8 @@ from kdcache.errors import RecipeError
 from kdcache.sources import as_source
 from kdcache.views import Recipe, ViewDataset
 from kdcache.views.generators import generator_states
-from kdcache.views.stored_views import StoredViews, are_boxes, views_arrays
+from kdcache.views.stored_arrays import are_boxes, are_stored
+from kdcache.views.stored_views import StoredViews, ViewKey
 
 BOXES = np.array(
     [
@@ -28,7 +29,7 @@ FLIPS = np.array([[0, 1, 0], [1, 0, 1]], np.uint8)
 
 
 def stored(boxes: np.ndarray = BOXES, flips: np.ndarray = FLIPS) -> StoredViews:
-    arrays = views_arrays(boxes, flips)
+    arrays = {"boxes": boxes, "flips": flips}
     return StoredViews.from_arrays(arrays, arrays_digest(arrays))
 
 
@@ -73,7 +74,7 @@ def test_nothing_is_drawn() -> None:
     assert not recipe().generators
     before = generator_states()
     dataset(Photographs()).batch([(1, 0)])
-    [*recipe().steps(Photographs()[0][0], None, (0, 0))]
+    [*recipe().steps(Photographs()[0][0], None, ViewKey(0, 0))]
     assert generator_states() == before
 
 
@@ -158,8 +159,7 @@ def test_a_box_without_a_pixel_is_told() -> None:
 
 
 def test_which_views_are_there() -> None:
-    assert stored().are_there(0).tolist() == [True, True, False]
-    assert stored().are_there(1).all()
+    assert are_stored(stored().arrays).tolist() == [[True, True, False], [True, True, True]]
 
 
 def changed(place: int, value: float) -> np.ndarray:
@@ -174,7 +174,7 @@ def changed(place: int, value: float) -> np.ndarray:
 )
 def test_a_box_lies_in_its_image(boxes: np.ndarray) -> None:
     assert not are_boxes(boxes)[0, 0]
-    with pytest.raises(ValueError, match="a box that does not lie in its image"):
+    with pytest.raises(ValueError, match="boxes of which one does not lie in its image"):
         stored(boxes)
 
 
