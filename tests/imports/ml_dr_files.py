@@ -13,7 +13,7 @@ from torchvision.transforms.autoaugment import _apply_op
 
 SIZE = 24
 """Of a view, in place of 224."""
-NUM_VIEWS = 6
+NUM_VIEWS = 4
 NUM_SAMPLES = len(CLASSES) * PER_CLASS
 CROPFLIP: dict[str, Any] = {
     "uint8": {"enable": True},
