@@ -13,8 +13,9 @@ from kdcache.sources import Source
 FORMATS: Mapping[str, Callable[[Path, Source], Origin]] = {"fkd": Fkd, "ml-dr": MlDr}
 _REFUSED = {
     "tinyvit": (
-        "TinyViT keeps a seed of its own augmentation for each view, and what that drew is in no"
-        " file: its views cannot be rendered here; dump its teacher with kdcache dump-teacher"
+        "TinyViT keeps a seed of its own augmentation for each view, whose settings are in no file,"
+        " and erases with noise that pixels of 8 bits do not hold: its views cannot be rendered"
+        " here; dump its teacher with kdcache dump-teacher"
     ),
 }
 
