@@ -63,7 +63,7 @@ def crops_of(labels: CropLabels, crops: Sequence[int]) -> list[int]:
     return [seed for seed, crop in enumerate(crops) if crop < labels.num_crops]
 
 
-def placed_views(labels: CropLabels, crops: Sequence[int], arrays: Arrays, index: int) -> None:
+def place_views(labels: CropLabels, crops: Sequence[int], arrays: Arrays, index: int) -> None:
     """Write what a file says of a sample's views into the arrays of all samples.
 
     Args:
@@ -108,7 +108,7 @@ class _Gathering:
                 f"file {file} has {num_labels} labels for each crop, and those before it"
                 f" {self._num_labels}; import files of one kind"
             )
-        placed_views(labels, self._crops, self._arrays, index)
+        place_views(labels, self._crops, self._arrays, index)
 
     def done(self) -> GatheredCrops:
         """Return all that were taken."""

@@ -42,17 +42,7 @@ def read_augmentation(config: Any) -> Augmentation:
     Raises:
         ValueError: nothing that says it, or views that cannot be rendered.
     """
-    table = config
-    for key in ("reinforce", "image_augmentation"):
-        table = table.get(key) if isinstance(table, dict) else None
-    if not isinstance(table, dict):
-        raise ValueError("no settings of reinforce.image_augmentation")
-    settings = {}
-    for name, options in table.items():
-        if not isinstance(options, dict):
-            raise ValueError(f"settings {quoted(options)} of {quoted(name)}")
-        if options.get("enable", True):
-            settings[name] = {key: value for key, value in options.items() if key != "enable"}
+    settings = _settings(config)
     _require_known(settings)
     size = settings[CROP].get("size")
     if type(size) is not int or not 1 <= size <= _MOST_SIZE:
@@ -67,6 +57,22 @@ def read_augmentation(config: Any) -> Augmentation:
         names=tuple(name for name in DRAWING if name in settings),
         num_operations=num_operations,
     )
+
+
+def _settings(config: Any) -> dict[Any, dict[Any, Any]]:
+    """Return the settings of each transform that was enabled."""
+    table = config
+    for key in ("reinforce", "image_augmentation"):
+        table = table.get(key) if isinstance(table, dict) else None
+    if not isinstance(table, dict):
+        raise ValueError("no settings of reinforce.image_augmentation")
+    settings = {}
+    for name, options in table.items():
+        if not isinstance(options, dict):
+            raise ValueError(f"settings {quoted(options)} of {quoted(name)}")
+        if options.get("enable", True):
+            settings[name] = {key: value for key, value in options.items() if key != "enable"}
+    return settings
 
 
 def _require_known(settings: Mapping[Any, Mapping[Any, Any]]) -> None:

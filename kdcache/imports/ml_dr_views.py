@@ -67,8 +67,8 @@ class Augmentation:
     """Of the transforms that draw, in order."""
     num_operations: int
     """Of a view."""
-    _numbers: dict[tuple[str, float], int] = field(default_factory=dict)
-    """Of the operations that were met."""
+    _table: dict[tuple[str, float], int] = field(default_factory=dict)
+    """The number of each operation that was met."""
 
     @property
     def erases(self) -> bool:
@@ -83,7 +83,7 @@ class Augmentation:
     @property
     def operations(self) -> list[list[Any]]:
         """The table of those that were met, `[name, magnitude]`."""
-        return [[name, magnitude] for name, magnitude in self._numbers]
+        return [[name, magnitude] for name, magnitude in self._table]
 
     def arrays(self, views: Sequence[Any]) -> dict[str, np.ndarray]:
         """Return what is stored of the views of a sample, `[views, ...]`.
@@ -139,7 +139,7 @@ class Augmentation:
     def _unmixed_row(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return what is stored of a view before it is mixed."""
         return {
-            PIXEL_BOXES: _numbers(values[CROP], 4),
+            PIXEL_BOXES: _whole_numbers(values[CROP], 4),
             FLIPS: _flag(values.get(FLIP)),
             OPERATIONS: self._operation_numbers(values.get(AUGMENT)),
             BLOCKS: _block(values.get(ERASE), self.size),
@@ -154,8 +154,8 @@ class Augmentation:
         numbers: list[int] = []
         for pair in value[: self.num_operations]:
             operation = self._operation(pair)
-            numbers.append(self._numbers.setdefault(operation, len(self._numbers)))
-        if len(self._numbers) > _MOST_KINDS:
+            numbers.append(self._table.setdefault(operation, len(self._table)))
+        if len(self._table) > _MOST_KINDS:
             raise ValueError(
                 f"more operations than {_MOST_KINDS}, each with its magnitude, which is the most"
                 " that is read"
@@ -180,7 +180,7 @@ def _mix_row(partner: Any, share: Any, cut: Any, size: int) -> dict[str, Any]:
         if share is not None or cut is not None:
             raise ValueError("a view that is mixed, and no partner")
         return {PARTNERS: 0, SHARES: 0.0, CUTS: _NO_BOX}
-    (number,) = _numbers([partner], 1, most=_MOST_SAMPLES)
+    (number,) = _whole_numbers([partner], 1, most=_MOST_SAMPLES)
     share_of_partner = 0.0
     if share is not None:
         if type(share) is not float or not 0 <= share <= 1:
@@ -190,7 +190,7 @@ def _mix_row(partner: Any, share: Any, cut: Any, size: int) -> dict[str, Any]:
     if cut is not None:
         if not isinstance(cut, list | tuple) or len(cut) != 5:
             raise ValueError(f"{quoted(cut)} of cutmix; it is a share and four numbers")
-        top, left, bottom, right = _numbers(cut[1:], 4)
+        top, left, bottom, right = _whole_numbers(cut[1:], 4)
         box = _shares((top, left, bottom - top, right - left), size)
     return {PARTNERS: number + 1, SHARES: share_of_partner, CUTS: box}
 
@@ -199,7 +199,7 @@ def _block(value: Any, size: int) -> Shares:
     """Return what is erased of a view, in shares of it; nothing from row -1 on."""
     if value is None:
         return _NO_BOX
-    top, left, height, width = _numbers(value, 4, least=-1)
+    top, left, height, width = _whole_numbers(value, 4, least=-1)
     if top == -1:
         return _NO_BOX
     return _shares((top, left, height, width), size)
@@ -213,7 +213,7 @@ def _shares(box: tuple[int, int, int, int], size: int) -> Shares:
     return top / size, left / size, height / size, width / size
 
 
-def _numbers(values: Any, count: int, *, least: int = 0, most: int = _MOST_PIXELS) -> Any:
+def _whole_numbers(values: Any, count: int, *, least: int = 0, most: int = _MOST_PIXELS) -> Any:
     """Return a tuple of whole numbers."""
     if not isinstance(values, list | tuple) or len(values) != count:
         raise ValueError(f"{quoted(values)}, which is not {count} numbers")

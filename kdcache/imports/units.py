@@ -13,7 +13,7 @@ from kdcache.cache.committing import commit_unit
 from kdcache.cache.documents.commit import mean_statistics
 from kdcache.cache.documents.parts import Absence, Probe
 from kdcache.errors import CacheError
-from kdcache.imports.crops import placed_views
+from kdcache.imports.crops import place_views
 from kdcache.imports.protocol import Classes, CropLabels, Origin, Probabilities
 from kdcache.models.vision_model import TeacherLogits
 from kdcache.shapes import Logits, Records, Rows
@@ -129,7 +129,7 @@ class UnitImporter:
         stored = {name: array[:, [index]] for name, array in self._views.arrays.items()}
         views = {name: np.zeros_like(array) for name, array in stored.items()}
         if labels is not None:
-            placed_views(labels, self._crops, views, 0)
+            place_views(labels, self._crops, views, 0)
         if arrays_digest(views) != arrays_digest(stored):
             raise CacheError(
                 f"file {self._origin.file(index)} has changed while it was imported; leave it as"

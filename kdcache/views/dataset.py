@@ -1,6 +1,6 @@
 """A data set of views: batches of (row, seed), rendered from a source's samples under a recipe."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from operator import index
 from typing import Any, NamedTuple
@@ -21,9 +21,10 @@ from kdcache.shapes import Labels, Rows, Size, Views, sides
 from kdcache.sources import Source
 from kdcache.sources.protocol import sample_name
 from kdcache.sources.sample_warnings import SampleWarning, about_sample, heard_warnings
-from kdcache.targets import NO_TARGET, MixedTarget, ViewTarget, target_kind, task_of
+from kdcache.targets import NO_TARGET, MixedTarget, target_kind, task_of
 from kdcache.views.generators import preserved_generators
 from kdcache.views.mixing import blend, mix, mix_as_stored, partner
+from kdcache.views.pairs import Pair, Unmixed, UnmixedViews, mixed, unmixed
 from kdcache.views.recipe import Recipe
 from kdcache.views.samples import BatchSamples
 from kdcache.views.stored_views import StoredMix, ViewKey
@@ -32,38 +33,6 @@ from kdcache.views.view import Trace, trace
 _Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Request = Sequence[tuple[int, int]]
 """(row, seed) of each view of a batch."""
-_Unmixed = tuple[list[Tensor], ViewTarget]
-"""The unmixed view of a row at each size, and its target, a mask at the first size."""
-
-
-class _UnmixedViews(dict[tuple[int, int], _Unmixed]):
-    """Those of a batch by (row, seed), each drawn when it is first asked for: both of a pair are
-    drawn once."""
-
-    def __init__(self, draw_view: Callable[[int, int], _Unmixed]) -> None:
-        super().__init__()
-        self._draw_view = draw_view
-
-    def __missing__(self, view: tuple[int, int]) -> _Unmixed:
-        drawn = self._draw_view(*view)
-        self[view] = drawn
-        return drawn
-
-    def taken(self, row: int, seed: int) -> _Unmixed:
-        """Return one that will not be asked for again."""
-        if (row, seed) in self:
-            return self.pop((row, seed))
-        return self._draw_view(row, seed)
-
-
-class _Pair(NamedTuple):
-    """A view before it is mixed, and what it is mixed with."""
-
-    own: _Unmixed
-    other: _Unmixed | None = None
-    """None if it is not mixed."""
-    mix: Callable[[Tensor, Tensor], tuple[Tensor, float]] | None = None
-    """Returns the mixed view at one size, and the share of its own label."""
 
 
 class Batch(NamedTuple):
@@ -111,8 +80,9 @@ class ViewDataset(Dataset[Batch]):
         require_following(recipe, source)
         self.recipes = [recipe.at(size) for size in sizes]
         self.skip_unreadable = skip_unreadable
-        self._row_of: Rows = order
-        if recipe.mixes and recipe.mixing is None:
+        self._stored_views = recipe.stored_views
+        self._row_of = order
+        if self._stored_views is not None and self._stored_views.mixes:
             self._row_of = np.argsort(order)  # by sample, as stored partners are named
 
     def __len__(self) -> int:
@@ -175,12 +145,11 @@ class ViewDataset(Dataset[Batch]):
         targets = [NO_TARGET] * len(request)
         absences: list[tuple[int, str]] = []
         samples = self._samples(request)
-        unmixed_views = _UnmixedViews(partial(self._draw, samples))
+        unmixed_views = UnmixedViews(partial(self._draw, samples))
         pixels = self._blank_pixels(request, unmixed_views)
         for position, (row, seed) in enumerate(request):
             try:
-                pair = self._pair(row, seed, samples, unmixed_views)
-                views, targets[position] = _mixed(pair)
+                views, targets[position] = self._mixed(row, seed, samples, unmixed_views)
             except UnreadableSampleError as error:
                 if not self.skip_unreadable:
                     raise
@@ -195,7 +164,7 @@ class ViewDataset(Dataset[Batch]):
         labels = self._kind.batch(targets, view_sides, mixes=mixes)
         return Batch(rendered, labels, rows, seeds, tuple(absences))
 
-    def _blank_pixels(self, request: Request, unmixed_views: _UnmixedViews) -> list[_Pixels]:
+    def _blank_pixels(self, request: Request, unmixed_views: UnmixedViews) -> list[_Pixels]:
         """Return zeros for a batch's views of each size.
 
         They are arrays, since numpy takes half as long as torch to put channels first, which is how
@@ -209,7 +178,7 @@ class ViewDataset(Dataset[Batch]):
         return pixels
 
     def _sides(
-        self, recipe: Recipe, request: Request, unmixed_views: _UnmixedViews
+        self, recipe: Recipe, request: Request, unmixed_views: UnmixedViews
     ) -> tuple[int, int]:
         """Return the height and width of a batch's views; where they are as large as their images,
         those of the first."""
@@ -220,36 +189,35 @@ class ViewDataset(Dataset[Batch]):
         height, width = views[0].shape[1:]
         return height, width
 
-    def _pair(
-        self, row: int, seed: int, samples: BatchSamples, unmixed_views: _UnmixedViews
-    ) -> _Pair:
-        """Return a view before it is mixed, and the one that it is mixed with."""
-        recipe = self.recipes[0]
-        if recipe.mixing is None:
-            stored = self._stored_mix(row, seed)
-            own = unmixed_views.taken(row, seed)
-            if stored is None:
-                return _Pair(own)
-            key = ViewKey(samples.index(row), seed, is_partner=True)
-            other = self._draw(samples, int(self._row_of[stored.partner]), seed, key)
-            return _Pair(own, other, partial(mix_as_stored, stored=stored))
-        own = unmixed_views[row, seed]
-        other_row = partner(row, len(self), recipe.mixing, recipe.key, seed)
-        # even if it will not show: a pair is absent together
-        other = unmixed_views[other_row, seed]
-        draw = blend(recipe.mixing, recipe.key, seed, row, other_row)
-        return _Pair(own, other, partial(mix, draw=draw))
+    def _mixed(
+        self, row: int, seed: int, samples: BatchSamples, unmixed_views: UnmixedViews
+    ) -> tuple[list[Tensor], MixedTarget]:
+        """Return the view at each size, and what its target is."""
+        mixing = self.recipes[0].mixing
+        if mixing is not None:
+            own = unmixed_views[row, seed]
+            other_row = partner(row, len(self), mixing, self.recipes[0].key, seed)
+            # even if it will not show: a pair is absent together
+            other = unmixed_views[other_row, seed]
+            draw = blend(mixing, self.recipes[0].key, seed, row, other_row)
+            return mixed(Pair(own, other, partial(mix, draw=draw)))
+        own = unmixed_views.taken(row, seed)
+        stored = self._stored_mix(row, seed)
+        if stored is None:
+            return unmixed(own)
+        key = ViewKey(samples.index(row), seed, is_partner=True)
+        other = self._draw(samples, int(self._row_of[stored.partner]), seed, key)
+        return mixed(Pair(own, other, partial(mix_as_stored, stored=stored)))
 
     def _stored_mix(self, row: int, seed: int) -> StoredMix | None:
         """Return how a view is mixed as stored; None if it is not."""
-        views = self.recipes[0].stored_views
-        if views is None:
+        if self._stored_views is None:
             return None
-        return views.mix(ViewKey(int(self.order[row]), seed))
+        return self._stored_views.mix(ViewKey(int(self.order[row]), seed))
 
     def _draw(
         self, samples: BatchSamples, row: int, seed: int, key: ViewKey | None = None
-    ) -> _Unmixed:
+    ) -> Unmixed:
         """Return the unmixed view of a row, or of one that is the partner of another's `key`."""
         image, target = samples.sample(row, seed)
         index = samples.index(row)
@@ -277,15 +245,13 @@ class ViewDataset(Dataset[Batch]):
     def _samples(self, request: Request) -> BatchSamples:
         """Return what gives the samples of some views, and of their partners."""
         recipe = self.recipes[0]
-        views = [*set(request)]
+        unique_views = set(request)
         if recipe.mixing is not None:
-            # each is drawn once, for both of its pair
-            others = {
-                (partner(row, len(self), recipe.mixing, recipe.key, seed), seed)
-                for row, seed in request
-            }
-            views = [*others.union(views)]
-        for row, seed in request:
+            for row, seed in request:
+                other = partner(row, len(self), recipe.mixing, recipe.key, seed)
+                unique_views.add((other, seed))
+        views = [*unique_views]
+        for row, seed in unique_views:
             stored = self._stored_mix(row, seed)
             if stored is not None:
                 views.append((int(self._row_of[stored.partner]), seed))
@@ -302,25 +268,6 @@ def require_following(recipe: Recipe, source: Source) -> None:
     kind = target_kind(task_of(source))
     if kind.follows_views:
         recipe.require_following(kind.plural)
-
-
-def _mixed(pair: _Pair) -> tuple[list[Tensor], MixedTarget]:
-    """Return the view of a pair at each size, and what its target is."""
-    own_views, own_target = pair.own
-    if pair.other is None or pair.mix is None:
-        # others of its batch may have two labels
-        second_target = own_target if isinstance(own_target, int) else -1
-        return own_views, (own_target, second_target, 1.0)
-    other_views, other_target = pair.other
-    assert isinstance(own_target, int), "require_following has refused a recipe that mixes"
-    assert isinstance(other_target, int)
-    views = []
-    shares = []
-    for own_view, other_view in zip(own_views, other_views, strict=True):
-        view, share = pair.mix(own_view, other_view)
-        views.append(view)
-        shares.append(share)
-    return views, (own_target, other_target, shares[0])
 
 
 def _place(views: Sequence[Tensor], pixels: Sequence[_Pixels], position: int) -> None:
