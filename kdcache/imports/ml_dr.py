@@ -139,8 +139,8 @@ def _label(value: Any, num_classes: int | None) -> tuple[Any, Any]:
         raise ValueError(f"labels {quoted(value)}; they are two lists, probabilities and classes")
     if num_classes not in (None, len(classes)):
         raise ValueError(f"{len(classes)} labels of a view, and {num_classes} of the first")
-    are_numbers = all(type(share) is float for share in shares)
+    are_shares = all(type(share) is float and 0 <= share <= 1 for share in shares)
     int32 = range(1 << 31)
-    if not are_numbers or not all(type(name) is int and name in int32 for name in classes):
+    if not are_shares or not all(type(name) is int and name in int32 for name in classes):
         raise ValueError(f"labels {quoted(value)}; they are two lists, probabilities and classes")
     return shares, classes

@@ -1,6 +1,7 @@
 """ml-dr's files: views are those that its program renders again, and what is told of files that are
 none."""
 
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -274,6 +275,47 @@ def test_other_content_is_told(
         read(tmp_path / "files", made[0], kind, value)
     assert "files/0.pth.tar holds " in str(caught.value)
     assert "is it one of ml-dr's, for these data?" in str(caught.value)
+
+
+ODD: tuple[Any, ...] = (
+    *(None, True, -1, 0, 1, 7, 1 << 40, -0.5, 0.5, 1e300, float("nan"), "text", b"bytes"),
+    *((), [], {}, [[]], (1, 2), [0.5, 1, 2, 3, 4], {"params": 1}),
+)
+MANY = 300
+"""Files that are tried."""
+
+
+def with_something_odd(value: Any, draw: random.Random) -> Any:
+    """Return a value with something else in one place of it."""
+    if isinstance(value, dict) and value and draw.random() < 0.95:
+        key = draw.choice([*value])
+        return {**value, key: with_something_odd(value[key], draw)}
+    if isinstance(value, list | tuple) and value and draw.random() < 0.95:
+        items = [*value]
+        place = draw.randrange(len(items))
+        items[place] = with_something_odd(items[place], draw)
+        return tuple(items) if isinstance(value, tuple) else items
+    return draw.choice(ODD)
+
+
+def test_whatever_a_file_holds_is_read_or_told(made: Made, tmp_path: Path) -> None:
+    source = open_source(made[0])
+    num_told = 0
+    draw = random.Random(0)
+    kind = "randaug_mixing"
+    for number in range(MANY):
+        values = [config(kind), content(0, kind)]
+        place = number % 2
+        values[place] = with_something_odd(values[place], draw)
+        folder = tmp_path / str(number)
+        write(folder / "config.pth.tar", values[0])
+        write(folder / "0.pth.tar", values[1])
+        try:
+            MlDr(folder, source).labels(0)
+        except CacheError as error:
+            assert "\n" not in str(error)
+            num_told += 1
+    assert num_told > MANY / 3
 
 
 CONFIGS: list[tuple[Any, str]] = [
