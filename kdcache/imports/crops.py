@@ -38,11 +38,14 @@ def gathered_crops(origin: Origin, num_samples: int, crops: Sequence[int] | None
         CacheError: there is no file of any sample, or one that cannot be read.
         UsageError: crops that no file has, or more than a cache may keep.
     """
+    most_crops = None
+    if crops is not None:
+        most_crops = max(crops) + 1
     gathering: _Gathering | None = None
     with progress("read", num_samples, "samples") as bar:
         for index in range(num_samples):
             try:
-                labels = origin.labels(index)
+                labels = origin.labels(index, most_crops)
             except FileNotFoundError:
                 bar.advance(1)
                 continue

@@ -36,8 +36,12 @@ class Fkd:
         stem, _, _ = key.name.partition(".")
         return str(self._folder / key.with_name(f"{stem}.tar"))
 
-    def labels(self, index: int) -> CropLabels:
+    def labels(self, index: int, most_crops: int | None = None) -> CropLabels:
         """Return the labels of a sample, checked.
+
+        Args:
+            index: the sample.
+            most_crops: has no effect, since all of a file's arrays are read together.
 
         Raises:
             FileNotFoundError: there are none of it.

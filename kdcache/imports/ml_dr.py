@@ -44,8 +44,12 @@ class MlDr:
         """Return where the file of a sample is."""
         return str(self._folder / f"{index}.pth.tar")
 
-    def labels(self, index: int) -> CropLabels:
+    def labels(self, index: int, most_crops: int | None = None) -> CropLabels:
         """Return the labels of a sample, checked.
+
+        Args:
+            index: the sample.
+            most_crops: how many of its first views are needed; None for all.
 
         Raises:
             FileNotFoundError: there are none of it.
@@ -54,7 +58,7 @@ class MlDr:
         path = Path(self.file(index))
         content = read_torch_file(path)
         try:
-            labels = self._labels(content, index)
+            labels = self._labels(content, index, most_crops)
             labels.check(len(self._source), self._source.classes)
         except ValueError as error:
             raise CacheError(
@@ -77,7 +81,7 @@ class MlDr:
             transforms.append({"name": "kdcache.StoredErasing", "views": digest})
         return transforms
 
-    def _labels(self, content: Any, index: int) -> CropLabels:
+    def _labels(self, content: Any, index: int, most_crops: int | None) -> CropLabels:
         """Return what a file says.
 
         Raises:
@@ -92,7 +96,7 @@ class MlDr:
             raise ValueError("no list of views")
         parameters: list[Any] = []
         labels: list[tuple[Any, Any]] = []
-        for view in views:
+        for view in views[:most_crops]:
             if not isinstance(view, dict) or not {"params", "prob"} <= view.keys():
                 raise ValueError(f"{quoted(view)} where params and prob of a view are to be")
             parameters.append(view["params"])

@@ -97,8 +97,12 @@ class Origin(Protocol):
     def file(self, index: int) -> str:
         """Return how messages name the file of a sample."""
 
-    def labels(self, index: int) -> CropLabels:
+    def labels(self, index: int, most_crops: int | None = None) -> CropLabels:
         """Return the labels of a sample, checked.
+
+        Args:
+            index: the sample.
+            most_crops: how many of its first crops are needed; None for all.
 
         Raises:
             FileNotFoundError: there are none of it.

@@ -123,7 +123,7 @@ class UnitImporter:
         """Return the labels of a sample, if they are of the crops that the cache keeps; None if
         there are none."""
         try:
-            labels = self._origin.labels(index)
+            labels = self._origin.labels(index, max(self._crops) + 1)
         except FileNotFoundError:
             labels = None
         stored = {name: array[:, [index]] for name, array in self._views.arrays.items()}
