@@ -108,7 +108,8 @@ class UnitImporter:
             reasons = self._reasons(indices, labels_of, seed)
             absent = [Absence(row=rows.start + place, reason=text) for place, text in reasons]
             batch = self._batch(labels_of, seed, [place for place, _ in reasons])
-            records, statistics = self._encoded(batch, indices)
+            leading = self._views.leading_samples(indices, seed)
+            records, statistics = self._encoded(batch, leading)
             commit_unit(
                 self._cache,
                 seed,
@@ -168,19 +169,24 @@ class UnitImporter:
             places=places, classes=np.array(classes), probabilities=np.array(probabilities)
         )
 
-    def _encoded(self, batch: _Batch, indices: Rows) -> tuple[Records, dict[str, float]]:
+    def _encoded(self, batch: _Batch, leading: Rows) -> tuple[Records, dict[str, float]]:
         """Return the records of a unit, zeros where there are no labels, and means over the
-        others."""
+        others.
+
+        Args:
+            batch: the labels.
+            leading: of each row the sample whose class counts as that of its view.
+        """
         codec = self._cache.codec
         manifest = self._cache.manifest
-        records = np.zeros(len(indices), codec.record_dtype)
+        records = np.zeros(len(leading), codec.record_dtype)
         parts: list[tuple[dict[str, float], int]] = []
         for start in range(0, len(batch.places), _ROWS_AT_ONCE):
             piece = slice(start, start + _ROWS_AT_ONCE)
             places = batch.places[piece]
             logits = logits_of(batch.classes[piece], batch.probabilities[piece], manifest.classes)
             records[places] = codec.encode(logits)
-            targets = self._targets_of(indices[places])
+            targets = self._targets_of(leading[places])
             means = self._task.statistics(TeacherLogits(logits), targets, manifest.layout)
             table = {name: float(value) for name, value in means.items()}
             parts.append((table, len(places)))

@@ -7,7 +7,10 @@ which arrays there are says stored_arrays.py.
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from kdcache.errors import RecipeError
+from kdcache.shapes import Rows
 from kdcache.views.stored_arrays import (
     BLOCKS,
     CUTS,
@@ -169,6 +172,16 @@ class StoredViews:
             share=float(self._value(SHARES, key)),
             cut=self._box(CUTS, key),
         )
+
+    def leading_samples(self, samples: Rows, seed: int) -> Rows:
+        """Return of the views of `samples` under `seed` those whose label has the larger share,
+        int64 `[views]`: of a view that is mixed, perhaps its partner."""
+        if not self.mixes:
+            return samples
+        partners = self.arrays[PARTNERS][seed, samples].astype(np.int64) - 1
+        cuts = self.arrays[CUTS][seed, samples].astype(np.float64)
+        own_shares = (1 - self.arrays[SHARES][seed, samples]) * (1 - cuts[:, 2] * cuts[:, 3])
+        return np.where((partners >= 0) & (own_shares < 0.5), partners, samples)
 
     def _box(self, name: str, key: ViewKey) -> StoredBox | None:
         """Return a box; None if it is empty, or none is stored of any view."""

@@ -113,6 +113,21 @@ def test_a_mixed_view_has_two_labels_and_their_share(made: Made) -> None:
         assert float(shares[0]) == pytest.approx(share, abs=1e-4)
 
 
+def test_the_label_of_the_larger_share_counts_for_the_teacher(made: Made) -> None:
+    """As in a dump: `content` has the teacher always see the class of the sample itself."""
+    data, caches = made
+    cache = open_cache(caches["mixing"])
+    targets = open_source(data).known_targets()  # type: ignore[attr-defined]
+    views = views_of(cache, data, size=SIZE)
+    for seed in range(NUM_VIEWS):
+        batch = views.batch([(row, seed) for row in range(NUM_SAMPLES)])
+        own = torch.from_numpy(targets[cache.order].astype(np.int64))
+        is_own = batch.labels.leading == own
+        assert 0 < is_own.float().mean() < 1
+        told = cache.commits(seed)[0].statistics["accuracy"]
+        assert told == pytest.approx(100 * float(is_own.float().mean()))
+
+
 def test_views_of_a_batch_are_those_of_each_alone(made: Made) -> None:
     data, caches = made
     views = views_of(open_cache(caches["randaug_mixing"]), data, size=SIZE)
