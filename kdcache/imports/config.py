@@ -7,7 +7,7 @@ from typing import Literal
 from kdcache.config.files import parse_seeds
 from kdcache.config.texts import require_text
 from kdcache.errors import CacheError, UsageError, quoted
-from kdcache.imports.registry import require_format
+from kdcache.imports.registry import FORMATS, require_format
 from kdcache.shapes import MOST_SIDE
 from kdcache.sources import check_source
 
@@ -57,4 +57,5 @@ def check_specs(config: ImportConfig) -> None:
             f"{config.folder} is not a folder; give the one that holds the labels, as their program"
             " wrote it"
         )
+    FORMATS[config.format].check_folder(Path(config.folder))
     check_source(config.data)

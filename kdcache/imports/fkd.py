@@ -30,6 +30,10 @@ class Fkd:
         self._folder = folder
         self._source = source
 
+    @staticmethod
+    def check_folder(folder: Path) -> None:
+        """Return: its files alone say what they are."""
+
     def file(self, index: int) -> str:
         """Return where the file of a sample is: under the image's name up to its first dot."""
         key = PurePosixPath(self._source.key(index))

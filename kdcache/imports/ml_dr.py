@@ -40,6 +40,15 @@ class MlDr:
             )
         self.settings = ViewSettings(size=self._augmentation.size, interpolation="bilinear")
 
+    @staticmethod
+    def check_folder(folder: Path) -> None:
+        """Check how views were made, without torch.
+
+        Raises:
+            CacheError: that cannot be read, or views cannot be rendered from it.
+        """
+        _augmentation(folder / _CONFIG)
+
     def file(self, index: int) -> str:
         """Return where the file of a sample is."""
         return str(self._folder / f"{index}.pth.tar")

@@ -1,6 +1,7 @@
 """What a format of somebody else's gives of a sample: views, and what a teacher said of each."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -93,6 +94,14 @@ class Origin(Protocol):
 
     settings: ViewSettings
     """As their program renders views; the user may ask for others."""
+
+    @staticmethod
+    def check_folder(folder: Path) -> None:
+        """Check what a folder says of all its files, without torch.
+
+        Raises:
+            CacheError: it is not of this format, or its views cannot be rendered.
+        """
 
     def file(self, index: int) -> str:
         """Return how messages name the file of a sample."""

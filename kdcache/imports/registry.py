@@ -1,16 +1,13 @@
 """The formats that can be imported, and those that cannot, with the reason."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 from kdcache.config.spec import choose
 from kdcache.errors import UsageError
 from kdcache.imports.fkd import Fkd
 from kdcache.imports.ml_dr import MlDr
-from kdcache.imports.protocol import Origin
-from kdcache.sources import Source
 
-FORMATS: Mapping[str, Callable[[Path, Source], Origin]] = {"fkd": Fkd, "ml-dr": MlDr}
+FORMATS: Mapping[str, type[Fkd | MlDr]] = {"fkd": Fkd, "ml-dr": MlDr}
 _REFUSED = {
     "tinyvit": (
         "TinyViT keeps a seed of its own augmentation for each view, whose settings are in no file,"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from imports.fkd_files import write, write_images
+from imports.fkd_files import key, write, write_images
 from imports.ml_dr_files import (
     KINDS,
     NUM_SAMPLES,
@@ -163,6 +163,26 @@ def test_its_views_are_verified_and_trained_on(kind: str, made: Made, tmp_path: 
     settings = {"cache": str(caches[kind]), "data": data, "student": STUDENT, "loss": "kl:tau=1"}
     train(tmp_path / "run", **settings, epochs=2, batch_size=4)
     assert np.isfinite(losses(tmp_path / "run")).all()
+
+
+def test_another_partner_is_told_as_that(made: Made, tmp_path: Path) -> None:
+    data, caches = made
+    other = tmp_path / "data"
+    shutil.copytree(data.partition(":")[2], other)
+    cache = open_cache(caches["mixing"])
+    traced = [
+        (commit.seed, int(cache.order[probe.row]))
+        for seed in cache.seeds()
+        for commit in cache.commits(seed)
+        for probe in commit.probes
+        if probe.steps is not None
+    ]
+    partners = {drawn(index, "mixing")[seed]["partner"] for seed, index in traced}
+    changed = min(partners - {index for _, index in traced} - {None})
+    with Image.open(other / f"{key(changed)}.png") as image:
+        image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(other / f"{key(changed)}.png")
+    report = verify_cache(caches["mixing"], views=1000, data=f"imagefolder:{other}")
+    assert "mixing it, or a step of its partner" in report["faults"][0]
 
 
 def test_workers_of_a_loader_mix_as_stored(made: Made) -> None:
