@@ -22,20 +22,20 @@ from kdcache_cli.output import print_result
     help="Crops of each sample that become the seeds from 0 on, B left out  [all].",
     metavar="A:B",
 )
-@click.option("--size", type=int, default=224, help="Side of a view  [224].", metavar="N")
+@click.option("--size", type=int, help="Side of a view  [as in their program].", metavar="N")
 @click.option(
     "--interpolation",
-    default="bilinear",
-    help="How crops are resized: bilinear or bicubic  [bilinear].",
+    help="How crops are resized: bilinear or bicubic  [as in their program].",
     metavar="NAME",
 )
 @JSON
 def import_labels(as_json: bool, **settings: Any) -> None:
-    """Write to CACHE the soft labels and crops that others stored in FOLDER. Run again, it goes
+    """Write to CACHE the soft labels and views that others stored in FOLDER. Run again, it goes
     on where it stopped.
 
-    FORMAT is fkd: the files of FKD and FerKD, which hold boxes, flips and the likeliest classes of
-    each crop.
+    FORMAT is fkd or ml-dr. fkd are the files of FKD and FerKD, which hold boxes, flips and the
+    likeliest classes of each crop. ml-dr are those of ImageNet+, which may hold operations, erased
+    blocks and partners, too.
     """
     from kdcache.imports.config import ImportConfig, check_specs
 

@@ -44,7 +44,14 @@ _LEVEL = 12
 """Of zstd."""
 _SAMPLE = 1 << 24
 """Bytes of an array that are compressed to see how many all of it takes."""
-_TYPES = {"float16": "<f2", "float32": "<f4", "int16": "<i2", "uint32": "<u4", "uint8": "|u1"}
+_TYPES = {
+    "float16": "<f2",
+    "float32": "<f4",
+    "int16": "<i2",
+    "uint16": "<u2",
+    "uint32": "<u4",
+    "uint8": "|u1",
+}
 
 
 def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:

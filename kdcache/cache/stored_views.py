@@ -1,4 +1,4 @@
-"""Stored views of a cache: boxes and flips beside the units, which its recipe names."""
+"""Stored views of a cache: arrays beside the units, which its recipe names."""
 
 from kdcache.cache.arrays import damaged, read_arrays
 from kdcache.cache.documents.manifest import VIEWS, Manifest

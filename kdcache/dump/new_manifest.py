@@ -105,9 +105,10 @@ def teacher_entry(config: DumpConfig, teacher: VisionModel) -> TeacherEntry:
 
 def views_entry(recipe: Recipe) -> ViewsEntry | None:
     """Return what a manifest says of the stored views that a recipe has; None if it has none."""
-    if recipe.views is None:
+    views = recipe.views
+    if views is None:
         return None
-    return ViewsEntry(seeds=recipe.views.num_seeds, sha256=recipe.views.digest)
+    return ViewsEntry(seeds=views.num_seeds, view_bytes=views.view_bytes, sha256=views.digest)
 
 
 def new_manifest(

@@ -7,7 +7,7 @@ from typing import Literal
 from kdcache.config.files import parse_seeds
 from kdcache.config.texts import require_text
 from kdcache.errors import CacheError, UsageError, quoted
-from kdcache.imports.registry import require_format
+from kdcache.imports.registry import FORMATS, require_format
 from kdcache.shapes import MOST_SIDE
 from kdcache.sources import check_source
 
@@ -28,19 +28,19 @@ class ImportConfig:
     """What the cache says of the teacher, which no file tells."""
     crops: str | None = None
     """`A:B`, the crops of each sample that become the seeds from 0 on; None for all of them."""
-    size: int = 224
-    """The side of a view, where no model has a wish of its own."""
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """How a crop is resized."""
+    size: int | None = None
+    """The side of a view, where no model has a wish of its own; None for that of their program."""
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    """How a crop is resized; None for how their program does it."""
 
     def __post_init__(self) -> None:
         require_format(self.format)
         require_text(self.teacher_name, "teacher_name")
         if self.crops is not None:
             parse_seeds(self.crops, "crops")
-        if not 1 <= self.size <= MOST_SIDE:
+        if self.size is not None and not 1 <= self.size <= MOST_SIDE:
             raise UsageError(f"size is {self.size}; it must be from 1 to {MOST_SIDE} pixels")
-        if self.interpolation not in ("bilinear", "bicubic"):
+        if self.interpolation not in (None, "bilinear", "bicubic"):
             raise UsageError(
                 f"interpolation is {quoted(self.interpolation)}; it must be bilinear or bicubic"
             )
@@ -54,7 +54,8 @@ def check_specs(config: ImportConfig) -> None:
     """
     if not Path(config.folder).is_dir():
         raise CacheError(
-            f"{config.folder} is not a folder; give the one whose folders of classes hold the"
-            " labels' files"
+            f"{config.folder} is not a folder; give the one that holds the labels, as their program"
+            " wrote it"
         )
+    FORMATS[config.format].check_folder(Path(config.folder))
     check_source(config.data)

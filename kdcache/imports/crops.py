@@ -11,7 +11,8 @@ from kdcache.cache.documents.limits import MOST_VIEWS
 from kdcache.errors import CacheError, UsageError
 from kdcache.imports.protocol import CropLabels, Origin
 from kdcache.runtime.console import progress
-from kdcache.views.stored_views import BYTES_PER_VIEW, StoredViews, views_arrays
+from kdcache.views.stored_arrays import Arrays, are_stored, bytes_per_view
+from kdcache.views.stored_views import StoredViews
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +38,14 @@ def gathered_crops(origin: Origin, num_samples: int, crops: Sequence[int] | None
         CacheError: there is no file of any sample, or one that cannot be read.
         UsageError: crops that no file has, or more than a cache may keep.
     """
+    most_crops = None
+    if crops is not None:
+        most_crops = max(crops) + 1
     gathering: _Gathering | None = None
     with progress("read", num_samples, "samples") as bar:
         for index in range(num_samples):
             try:
-                labels = origin.labels(index)
+                labels = origin.labels(index, most_crops)
             except FileNotFoundError:
                 bar.advance(1)
                 continue
@@ -52,15 +56,29 @@ def gathered_crops(origin: Origin, num_samples: int, crops: Sequence[int] | None
     if gathering is None:
         raise CacheError(
             f"there is no file of labels of any of {num_samples} samples; that of the first would"
-            f" be {origin.file(0)}: give the folder that holds the folders of classes"
+            f" be {origin.file(0)}: give the folder that their program wrote"
         )
     return gathering.done()
 
 
 def crops_of(labels: CropLabels, crops: Sequence[int]) -> list[int]:
     """Return the seeds of those of `crops` that a file has."""
-    num_crops = len(labels.flips)
-    return [seed for seed, crop in enumerate(crops) if crop < num_crops]
+    return [seed for seed, crop in enumerate(crops) if crop < labels.num_crops]
+
+
+def place_views(labels: CropLabels, crops: Sequence[int], arrays: Arrays, index: int) -> None:
+    """Write what a file says of a sample's views into the arrays of all samples.
+
+    Args:
+        labels: of the file.
+        crops: which crop each seed is.
+        arrays: `[seeds, samples, ...]`.
+        index: the sample.
+    """
+    seeds = crops_of(labels, crops)
+    own_crops = [crops[seed] for seed in seeds]
+    for name, array in arrays.items():
+        array[seeds, index] = labels.views[name][own_crops]
 
 
 class _Gathering:
@@ -68,19 +86,22 @@ class _Gathering:
 
     def __init__(self, first: CropLabels, num_samples: int, crops: Sequence[int] | None) -> None:
         if crops is None:
-            crops = range(len(first.flips))
+            crops = range(first.num_crops)
         self._crops = list(crops)
         self._num_labels = first.classes.shape[1]
         num_seeds = len(self._crops)
-        size = BYTES_PER_VIEW * num_seeds * num_samples
+        view_bytes = bytes_per_view(first.views, num_axes=1)
+        size = view_bytes * num_seeds * num_samples
         if size > MOST_VIEWS:
-            most_seeds = MOST_VIEWS // (BYTES_PER_VIEW * num_samples)
+            most_seeds = MOST_VIEWS // (view_bytes * num_samples)
             raise UsageError(
-                f"the boxes of {num_seeds} crops of {num_samples} samples take {size} bytes; a"
-                f" cache keeps {MOST_VIEWS}: give --crops 0:{most_seeds}, or fewer"
+                f"what is stored of {num_seeds} crops of {num_samples} samples takes {size} bytes;"
+                f" a cache keeps {MOST_VIEWS}: give --crops 0:{most_seeds}, or fewer"
             )
-        self._boxes = np.zeros((num_seeds, num_samples, 4), np.float32)
-        self._flips = np.zeros((num_seeds, num_samples), np.uint8)
+        self._arrays: dict[str, np.ndarray] = {}
+        for name, array in first.views.items():
+            shape = (num_seeds, num_samples, *array.shape[1:])
+            self._arrays[name] = np.zeros(shape, array.dtype)
 
     def add(self, index: int, labels: CropLabels, file: str) -> None:
         """Take the crops of a sample."""
@@ -90,16 +111,13 @@ class _Gathering:
                 f"file {file} has {num_labels} labels for each crop, and those before it"
                 f" {self._num_labels}; import files of one kind"
             )
-        seeds = crops_of(labels, self._crops)
-        crops = [self._crops[seed] for seed in seeds]
-        self._boxes[seeds, index] = labels.boxes[crops]
-        self._flips[seeds, index] = labels.flips[crops]
+        place_views(labels, self._crops, self._arrays, index)
 
     def done(self) -> GatheredCrops:
         """Return all that were taken."""
+        is_stored = are_stored(self._arrays)
         for seed, crop in enumerate(self._crops):
-            if not self._boxes[seed].any():
+            if not is_stored[seed].any():
                 raise UsageError(f"no file has a crop {crop}, counted from 0; give fewer --crops")
-        arrays = views_arrays(self._boxes, self._flips)
-        views = StoredViews.from_arrays(arrays, arrays_digest(arrays))
+        views = StoredViews.from_arrays(self._arrays, arrays_digest(self._arrays))
         return GatheredCrops(crops=self._crops, num_labels=self._num_labels, views=views)

@@ -13,9 +13,10 @@ import numpy as np
 
 from kdcache.errors import CacheError
 from kdcache.imports.plain_pickle import array_of
-from kdcache.imports.protocol import CropLabels
+from kdcache.imports.protocol import CropLabels, ViewSettings, stored_crop
 from kdcache.imports.torch_files import read_torch_file
 from kdcache.sources import Source
+from kdcache.views.stored_arrays import BOXES, FLIPS
 
 _PARTS = 3
 
@@ -23,9 +24,15 @@ _PARTS = 3
 class Fkd:
     """A folder of FKD's files, which lie as the images do: `CLASS/NAME.tar`."""
 
+    settings = ViewSettings(size=224, interpolation="bilinear")
+
     def __init__(self, folder: Path, source: Source) -> None:
         self._folder = folder
         self._source = source
+
+    @staticmethod
+    def check_folder(folder: Path) -> None:
+        """Return: its files alone say what they are."""
 
     def file(self, index: int) -> str:
         """Return where the file of a sample is: under the image's name up to its first dot."""
@@ -33,8 +40,12 @@ class Fkd:
         stem, _, _ = key.name.partition(".")
         return str(self._folder / key.with_name(f"{stem}.tar"))
 
-    def labels(self, index: int) -> CropLabels:
+    def labels(self, index: int, most_crops: int | None = None) -> CropLabels:
         """Return the labels of a sample, checked.
+
+        Args:
+            index: the sample.
+            most_crops: has no effect, since all of a file's arrays are read together.
 
         Raises:
             FileNotFoundError: there are none of it.
@@ -44,12 +55,16 @@ class Fkd:
         content = read_torch_file(path)
         try:
             labels = _labels(content)
-            labels.check(self._source.classes)
+            labels.check(len(self._source), self._source.classes)
         except ValueError as error:
             raise CacheError(
                 f"file {path} holds {error}; is it one of FKD's, for these data?"
             ) from error
         return labels
+
+    def transforms(self, digest: str, settings: ViewSettings) -> list[dict[str, Any]]:
+        """Return the transforms of the recipe: a crop with its flip."""
+        return [stored_crop(digest, settings)]
 
 
 def _labels(content: Any) -> CropLabels:
@@ -77,8 +92,10 @@ def _labels(content: Any) -> CropLabels:
     if not is_whole or np.abs(numbers).max() > np.iinfo(np.int32).max:
         raise ValueError("labels whose classes are no whole numbers")
     return CropLabels(
-        boxes=boxes.astype(np.float32),
-        flips=(flips != 0).astype(np.uint8),
+        views={
+            BOXES: boxes.astype(np.float32),
+            FLIPS: (flips != 0).astype(np.uint8),
+        },
         classes=numbers.astype(np.int32),
         probabilities=labels[:, 1].astype(np.float32),
     )

@@ -1,12 +1,13 @@
-"""What a format of somebody else's gives of a sample: crops, and what a teacher said of each."""
+"""What a format of somebody else's gives of a sample: views, and what a teacher said of each."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from kdcache.errors import quoted
-from kdcache.views.stored_views import Boxes, Flips, are_boxes
+from kdcache.views.stored_arrays import Arrays, are_stored, check_kinds, check_values
 
 Classes = np.ndarray[Any, np.dtype[np.int32]]
 Probabilities = np.ndarray[Any, np.dtype[np.float32]]
@@ -18,22 +19,31 @@ _MOST_SUM = 1.01
 class CropLabels:
     """The crops of a sample, and the most likely classes of each."""
 
-    boxes: Boxes
-    """`[crops, 4]`."""
-    flips: Flips
-    """`[crops]`."""
+    views: Arrays
+    """What is stored of each crop, `[crops, ...]`, see `kdcache.views.stored_arrays`."""
     classes: Classes
     """`[crops, k]`, in any order."""
     probabilities: Probabilities
     """Of these classes, `[crops, k]`."""
 
-    def check(self, num_classes: int) -> None:
+    @property
+    def num_crops(self) -> int:
+        """How many crops there are."""
+        return len(self.classes)
+
+    def check(self, num_samples: int, num_classes: int) -> None:
         """Check that crops lie in their image, and labels are of the data's classes.
+
+        Args:
+            num_samples: of the data.
+            num_classes: likewise.
 
         Raises:
             ValueError: they are not.
         """
-        if not are_boxes(self.boxes).all():
+        check_kinds(self.views, num_axes=1)
+        check_values(self.views, num_samples)
+        if not are_stored(self.views).all():
             raise ValueError("a box that does not lie in its image")
         low = self.classes.min(initial=0)
         high = self.classes.max(initial=0)
@@ -53,17 +63,65 @@ class CropLabels:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ViewSettings:
+    """How views are rendered from what is stored of them."""
+
+    size: int
+    """The side of a view, where no model has a wish of its own."""
+    interpolation: str
+    """How a crop is resized."""
+
+
+def stored_crop(digest: str, settings: ViewSettings) -> dict[str, Any]:
+    """Return the first transform of a recipe of stored views.
+
+    Args:
+        digest: of the views.
+        settings: how they are rendered.
+    """
+    return {
+        "name": "kdcache.StoredCrop",
+        "size": "input",
+        "interpolation": settings.interpolation,
+        "views": digest,
+    }
+
+
 @runtime_checkable
 class Origin(Protocol):
     """A folder of somebody else's labels."""
 
+    settings: ViewSettings
+    """As their program renders views; the user may ask for others."""
+
+    @staticmethod
+    def check_folder(folder: Path) -> None:
+        """Check what a folder says of all its files, without torch.
+
+        Raises:
+            CacheError: it is not of this format, or its views cannot be rendered.
+        """
+
     def file(self, index: int) -> str:
         """Return how messages name the file of a sample."""
 
-    def labels(self, index: int) -> CropLabels:
+    def labels(self, index: int, most_crops: int | None = None) -> CropLabels:
         """Return the labels of a sample, checked.
+
+        Args:
+            index: the sample.
+            most_crops: how many of its first crops are needed; None for all.
 
         Raises:
             FileNotFoundError: there are none of it.
             CacheError: a file that cannot be read.
+        """
+
+    def transforms(self, digest: str, settings: ViewSettings) -> list[dict[str, Any]]:
+        """Return the transforms of the recipe, after all labels were read.
+
+        Args:
+            digest: of the stored views.
+            settings: how they are rendered.
         """

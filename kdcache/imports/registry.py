@@ -1,23 +1,18 @@
 """The formats that can be imported, and those that cannot, with the reason."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 from kdcache.config.spec import choose
 from kdcache.errors import UsageError
 from kdcache.imports.fkd import Fkd
-from kdcache.imports.protocol import Origin
-from kdcache.sources import Source
+from kdcache.imports.ml_dr import MlDr
 
-FORMATS: Mapping[str, Callable[[Path, Source], Origin]] = {"fkd": Fkd}
+FORMATS: Mapping[str, type[Fkd | MlDr]] = {"fkd": Fkd, "ml-dr": MlDr}
 _REFUSED = {
-    "ml-dr": (
-        "ImageNet+ keeps operations of RandAugment, erased blocks and partners beside its crops,"
-        " which stored views cannot say yet; dump its teacher with kdcache dump-teacher"
-    ),
     "tinyvit": (
-        "TinyViT keeps a seed of its own augmentation for each view, and what that drew is in no"
-        " file: its views cannot be rendered here; dump its teacher with kdcache dump-teacher"
+        "TinyViT keeps a seed of its own augmentation for each view, whose settings are in no file,"
+        " and erases with noise that pixels of 8 bits do not hold: its views cannot be rendered"
+        " here; dump its teacher with kdcache dump-teacher"
     ),
 }
 

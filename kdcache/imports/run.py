@@ -16,16 +16,17 @@ from kdcache.cache.documents.parts import (
     MadeBy,
     RecipeEntry,
     TeacherEntry,
-    ViewsEntry,
 )
 from kdcache.cache.opening import open_storage, probe_new
 from kdcache.cache.source_list import SourceList, kept_list, list_of, source_entry
 from kdcache.codecs import TopK
 from kdcache.config.arguments import checked_arguments
 from kdcache.config.files import parse_seeds
+from kdcache.dump.new_manifest import views_entry
 from kdcache.errors import UsageError
 from kdcache.imports.config import ImportConfig, check_specs
 from kdcache.imports.crops import GatheredCrops, gathered_crops
+from kdcache.imports.protocol import Origin, ViewSettings
 from kdcache.imports.registry import FORMATS
 from kdcache.imports.units import UnitImporter
 from kdcache.runtime.console import progress, say
@@ -47,21 +48,22 @@ def import_cache(
     data: str,
     teacher_name: str,
     crops: str | None = None,
-    size: int = 224,
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear",
+    size: int | None = None,
+    interpolation: Literal["bilinear", "bicubic"] | None = None,
 ) -> dict[str, Any]:
     """Write a cache of the soft labels and crops that somebody else's program stored; run again, it
     goes on where it stopped.
 
     Args:
-        format: whose files they are, `fkd`.
+        format: whose files they are, `fkd` or `ml-dr`.
         folder: where they are.
         cache: the folder or the address of the cache.
         data: spec of the images that the labels are of.
         teacher_name: what the cache says of the teacher, which no file tells.
         crops: `A:B`, the crops of each sample that become the seeds from 0 on; by default all.
-        size: the side of a view, where no model has a wish of its own.
-        interpolation: how a crop is resized.
+        size: the side of a view, where no model has a wish of its own; by default that of their
+            program.
+        interpolation: how a crop is resized; by default as in their program.
 
     Returns:
         See `run_import`.
@@ -111,7 +113,8 @@ def run_import(config: ImportConfig) -> dict[str, Any]:
         crops = parse_seeds(config.crops, "crops")
     origin = FORMATS[config.format](Path(config.folder), source)
     gathered = gathered_crops(origin, len(source), crops)
-    cache = _created(config, source, gathered)
+    recipe = stored_recipe(config, origin, gathered.views)
+    cache = _created(config, source, gathered, recipe)
     seeds = list(range(gathered.views.num_seeds))
     ask_for(cache, seeds)
     for seed in seeds:
@@ -139,22 +142,23 @@ def run_import(config: ImportConfig) -> dict[str, Any]:
     }
 
 
-def stored_recipe(config: ImportConfig, views: StoredViews) -> Recipe:
-    """Return the recipe of an imported cache, which cuts out the views that are stored."""
-    crop = {
-        "name": "kdcache.StoredCrop",
-        "size": "input",
-        "interpolation": config.interpolation,
-        "views": views.digest,
-    }
-    table = {"mode": "RGB", "size": config.size, "eval": "eval", "transforms": [crop]}
+def stored_recipe(config: ImportConfig, origin: Origin, views: StoredViews) -> Recipe:
+    """Return the recipe of an imported cache, which renders the views that are stored."""
+    settings = ViewSettings(
+        size=config.size or origin.settings.size,
+        interpolation=config.interpolation or origin.settings.interpolation,
+    )
+    transforms = origin.transforms(views.digest, settings)
+    table = {"mode": "RGB", "size": settings.size, "eval": "eval", "transforms": transforms}
     return Recipe(config.format, table, views=views)
 
 
-def _created(config: ImportConfig, source: Source, gathered: GatheredCrops) -> Cache:
+def _created(
+    config: ImportConfig, source: Source, gathered: GatheredCrops, recipe: Recipe
+) -> Cache:
     """Return the new cache, or the one that an import before this one has begun."""
     listing = kept_list(list_of(source))
-    manifest = _manifest(config, source, listing, gathered)
+    manifest = _manifest(config, source, listing, gathered, recipe)
     arrays = None
     if listing is not None:
         arrays = listing.arrays
@@ -162,15 +166,18 @@ def _created(config: ImportConfig, source: Source, gathered: GatheredCrops) -> C
 
 
 def _manifest(
-    config: ImportConfig, source: Source, listing: SourceList | None, gathered: GatheredCrops
+    config: ImportConfig,
+    source: Source,
+    listing: SourceList | None,
+    gathered: GatheredCrops,
+    recipe: Recipe,
 ) -> Manifest:
-    views = gathered.views
     # ten bits, all of float16's: probabilities near 1 differ in the last ones
     codec = TopK(classes=source.classes, k=gathered.num_labels, mantissa=10)
     teacher = TeacherEntry(
         spec=config.teacher_name,
         sha256=_UNKNOWN,
-        size=config.size,
+        size=recipe.input_size,
         mean=(),
         std=(),
         precision=_UNKNOWN,
@@ -186,11 +193,11 @@ def _manifest(
         rows=len(source),
         source=source_entry(source, listing),
         order_seed=0,
-        recipe=RecipeEntry.from_json(stored_recipe(config, views).to_dict()),
+        recipe=RecipeEntry.from_json(recipe.to_dict()),
         teacher=teacher,
         **record_layout(codec, len(source)),
         skip_unreadable=True,
-        views=ViewsEntry(seeds=views.num_seeds, sha256=views.digest),
+        views=views_entry(recipe),
         made_by=made_by,
     )
 

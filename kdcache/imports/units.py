@@ -8,11 +8,12 @@ import numpy as np
 import torch
 
 from kdcache.cache import Cache
+from kdcache.cache.arrays import arrays_digest
 from kdcache.cache.committing import commit_unit
 from kdcache.cache.documents.commit import mean_statistics
 from kdcache.cache.documents.parts import Absence, Probe
 from kdcache.errors import CacheError
-from kdcache.imports.crops import crops_of
+from kdcache.imports.crops import place_views
 from kdcache.imports.protocol import Classes, CropLabels, Origin, Probabilities
 from kdcache.models.vision_model import TeacherLogits
 from kdcache.shapes import Logits, Records, Rows
@@ -107,7 +108,8 @@ class UnitImporter:
             reasons = self._reasons(indices, labels_of, seed)
             absent = [Absence(row=rows.start + place, reason=text) for place, text in reasons]
             batch = self._batch(labels_of, seed, [place for place, _ in reasons])
-            records, statistics = self._encoded(batch, indices)
+            leading = self._views.leading_samples(indices, seed)
+            records, statistics = self._encoded(batch, leading)
             commit_unit(
                 self._cache,
                 seed,
@@ -121,22 +123,15 @@ class UnitImporter:
     def _labels(self, index: int) -> CropLabels | None:
         """Return the labels of a sample, if they are of the crops that the cache keeps; None if
         there are none."""
-        stored = self._views.boxes[:, index]
         try:
-            labels = self._origin.labels(index)
+            labels = self._origin.labels(index, max(self._crops) + 1)
         except FileNotFoundError:
             labels = None
-        boxes = np.zeros_like(stored)
-        flips = np.zeros_like(self._views.flips[:, index])
+        stored = {name: array[:, [index]] for name, array in self._views.arrays.items()}
+        views = {name: np.zeros_like(array) for name, array in stored.items()}
         if labels is not None:
-            seeds = crops_of(labels, self._crops)
-            crops = [self._crops[seed] for seed in seeds]
-            boxes[seeds] = labels.boxes[crops]
-            flips[seeds] = labels.flips[crops]
-        is_same = np.array_equal(boxes, stored) and np.array_equal(
-            flips, self._views.flips[:, index]
-        )
-        if not is_same:
+            place_views(labels, self._crops, views, 0)
+        if arrays_digest(views) != arrays_digest(stored):
             raise CacheError(
                 f"file {self._origin.file(index)} has changed while it was imported; leave it as"
                 " it is, and run the same command again"
@@ -153,8 +148,8 @@ class UnitImporter:
             file = self._origin.file(index)
             if labels is None:
                 reasons.append((place, f"there is no file {file}"))
-            elif crop >= len(labels.flips):
-                reasons.append((place, f"file {file} has {len(labels.flips)} crops, no {crop}"))
+            elif crop >= labels.num_crops:
+                reasons.append((place, f"file {file} has {labels.num_crops} crops, no {crop}"))
         return reasons
 
     def _batch(
@@ -174,19 +169,24 @@ class UnitImporter:
             places=places, classes=np.array(classes), probabilities=np.array(probabilities)
         )
 
-    def _encoded(self, batch: _Batch, indices: Rows) -> tuple[Records, dict[str, float]]:
+    def _encoded(self, batch: _Batch, leading: Rows) -> tuple[Records, dict[str, float]]:
         """Return the records of a unit, zeros where there are no labels, and means over the
-        others."""
+        others.
+
+        Args:
+            batch: the labels.
+            leading: of each row the sample whose class counts as that of its view.
+        """
         codec = self._cache.codec
         manifest = self._cache.manifest
-        records = np.zeros(len(indices), codec.record_dtype)
+        records = np.zeros(len(leading), codec.record_dtype)
         parts: list[tuple[dict[str, float], int]] = []
         for start in range(0, len(batch.places), _ROWS_AT_ONCE):
             piece = slice(start, start + _ROWS_AT_ONCE)
             places = batch.places[piece]
             logits = logits_of(batch.classes[piece], batch.probabilities[piece], manifest.classes)
             records[places] = codec.encode(logits)
-            targets = self._targets_of(indices[places])
+            targets = self._targets_of(leading[places])
             means = self._task.statistics(TeacherLogits(logits), targets, manifest.layout)
             table = {name: float(value) for name, value in means.items()}
             parts.append((table, len(places)))

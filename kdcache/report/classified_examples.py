@@ -178,7 +178,7 @@ class Classified:
 
         Views that mix two samples have two labels, and are left out.
         """
-        if not self._classes.is_comparable or self._cache.recipe.mixing is not None:
+        if not self._classes.is_comparable or self._cache.recipe.mixes:
             return {}, {}
         rows = self._rows
         known_targets = getattr(self._dataset.source, "known_targets", None)

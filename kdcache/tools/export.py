@@ -18,6 +18,7 @@ from kdcache.cache.documents.parts import ExportedFrom, SamplesEntry
 from kdcache.cache.opening import require_apart
 from kdcache.cache.source import CachedNames, source_of
 from kdcache.cache.source_list import ListedNames, read_list
+from kdcache.cache.stored_views import read_views
 from kdcache.cache.subset import samples_arrays
 from kdcache.config.arguments import checked_arguments
 from kdcache.config.files import parse_seeds
@@ -92,7 +93,9 @@ def export_cache(
 def require_unmixed(cache: Cache, way_out: str) -> None:
     """Raise a UsageError if views of a cache are mixed: of a subset that is to hold images, those
     of partners are lost."""
-    if "mixing" in cache.manifest.recipe.table:
+    views = read_views(cache.storage, cache.manifest)
+    is_mixed_as_stored = views is not None and views.mixes
+    if "mixing" in cache.manifest.recipe.table or is_mixed_as_stored:
         raise UsageError(
             f"cache {cache}: recipe {cache.manifest.recipe.name} mixes each view with another,"
             f" whose image a subset with images would not hold; {way_out}"

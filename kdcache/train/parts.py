@@ -31,7 +31,7 @@ def require_possible(task: Task, loss: Loss, config: TrainConfig, recipe: Recipe
         UsageError: it is not, or does not.
     """
     task.check(loss, config.loss, label_smoothing=config.label_smoothing)
-    if "label" in loss.requires and recipe.mixing:
+    if "label" in loss.requires and recipe.mixes:
         raise UsageError(
             f"loss {config.loss} needs one label a view, and recipe {recipe.name} mixes; use dist"
             " or kl"

@@ -215,7 +215,7 @@ def _first_difference(dataset: ViewDataset, commit: Commit, probe: Probe) -> str
     if step is not None:
         return step
     if recipe.mixing is None:
-        return "the last step"
+        return "mixing it, or a step of its partner" if recipe.mixes else "the last step"
     other_row = partner(probe.row, len(dataset), recipe.mixing, recipe.key, commit.seed)
     trace = _trace_of(commit, other_row)
     if trace is None:

@@ -1,6 +1,6 @@
 """A data set of views: batches of (row, seed), rendered from a source's samples under a recipe."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from operator import index
 from typing import Any, NamedTuple
@@ -21,38 +21,18 @@ from kdcache.shapes import Labels, Rows, Size, Views, sides
 from kdcache.sources import Source
 from kdcache.sources.protocol import sample_name
 from kdcache.sources.sample_warnings import SampleWarning, about_sample, heard_warnings
-from kdcache.targets import NO_TARGET, MixedTarget, ViewTarget, target_kind, task_of
+from kdcache.targets import NO_TARGET, MixedTarget, target_kind, task_of
 from kdcache.views.generators import preserved_generators
-from kdcache.views.mixing import blend, mix, partner
+from kdcache.views.mixing import blend, mix, mix_as_stored, partner
+from kdcache.views.pairs import Pair, Unmixed, UnmixedViews, mixed, unmixed
 from kdcache.views.recipe import Recipe
 from kdcache.views.samples import BatchSamples
+from kdcache.views.stored_views import StoredMix, ViewKey
 from kdcache.views.view import Trace, trace
 
 _Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Request = Sequence[tuple[int, int]]
 """(row, seed) of each view of a batch."""
-_Unmixed = tuple[list[Tensor], ViewTarget]
-"""The unmixed view of a row at each size, and its target, a mask at the first size."""
-
-
-class _UnmixedViews(dict[tuple[int, int], _Unmixed]):
-    """Those of a batch by (row, seed), each drawn when it is first asked for: both of a pair are
-    drawn once."""
-
-    def __init__(self, draw_view: Callable[[int, int], _Unmixed]) -> None:
-        super().__init__()
-        self._draw_view = draw_view
-
-    def __missing__(self, view: tuple[int, int]) -> _Unmixed:
-        drawn = self._draw_view(*view)
-        self[view] = drawn
-        return drawn
-
-    def taken(self, row: int, seed: int) -> _Unmixed:
-        """Return one that will not be asked for again."""
-        if (row, seed) in self:
-            return self.pop((row, seed))
-        return self._draw_view(row, seed)
 
 
 class Batch(NamedTuple):
@@ -100,6 +80,10 @@ class ViewDataset(Dataset[Batch]):
         require_following(recipe, source)
         self.recipes = [recipe.at(size) for size in sizes]
         self.skip_unreadable = skip_unreadable
+        self._stored_views = recipe.stored_views
+        self._row_of = order
+        if self._stored_views is not None and self._stored_views.mixes:
+            self._row_of = np.argsort(order)  # by sample, as stored partners are named
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -160,11 +144,12 @@ class ViewDataset(Dataset[Batch]):
     def _render(self, request: Request) -> Batch:
         targets = [NO_TARGET] * len(request)
         absences: list[tuple[int, str]] = []
-        unmixed_views = _UnmixedViews(partial(self._draw, self._samples(request)))
+        samples = self._samples(request)
+        unmixed_views = UnmixedViews(partial(self._draw, samples))
         pixels = self._blank_pixels(request, unmixed_views)
         for position, (row, seed) in enumerate(request):
             try:
-                views, targets[position] = self._mixed(row, seed, unmixed_views)
+                views, targets[position] = self._mixed(row, seed, samples, unmixed_views)
             except UnreadableSampleError as error:
                 if not self.skip_unreadable:
                     raise
@@ -174,12 +159,12 @@ class ViewDataset(Dataset[Batch]):
         pairs = np.asarray(request, dtype=np.int64).reshape(-1, 2)
         rows, seeds = torch.tensor(pairs).unbind(1)
         rendered = tuple(map(torch.from_numpy, pixels))
-        mixes = self.recipes[0].mixing is not None
+        mixes = self.recipes[0].mixes
         view_sides = rendered[0].shape[2:]
         labels = self._kind.batch(targets, view_sides, mixes=mixes)
         return Batch(rendered, labels, rows, seeds, tuple(absences))
 
-    def _blank_pixels(self, request: Request, unmixed_views: _UnmixedViews) -> list[_Pixels]:
+    def _blank_pixels(self, request: Request, unmixed_views: UnmixedViews) -> list[_Pixels]:
         """Return zeros for a batch's views of each size.
 
         They are arrays, since numpy takes half as long as torch to put channels first, which is how
@@ -193,7 +178,7 @@ class ViewDataset(Dataset[Batch]):
         return pixels
 
     def _sides(
-        self, recipe: Recipe, request: Request, unmixed_views: _UnmixedViews
+        self, recipe: Recipe, request: Request, unmixed_views: UnmixedViews
     ) -> tuple[int, int]:
         """Return the height and width of a batch's views; where they are as large as their images,
         those of the first."""
@@ -205,31 +190,38 @@ class ViewDataset(Dataset[Batch]):
         return height, width
 
     def _mixed(
-        self, row: int, seed: int, unmixed_views: _UnmixedViews
+        self, row: int, seed: int, samples: BatchSamples, unmixed_views: UnmixedViews
     ) -> tuple[list[Tensor], MixedTarget]:
         """Return the view at each size, and what its target is."""
-        recipe = self.recipes[0]
-        if recipe.mixing is None:
-            views, target = unmixed_views.taken(row, seed)
-            return views, (target, -1, 1.0)
-        own_views, own_target = unmixed_views[row, seed]
-        other = partner(row, len(self), recipe.mixing, recipe.key, seed)
-        assert isinstance(own_target, int), "require_following has refused a recipe that mixes"
-        # even if it will not show: a pair is absent together
-        other_views, other_target = unmixed_views[other, seed]
-        assert isinstance(other_target, int)
-        pair_draw = blend(recipe.mixing, recipe.key, seed, row, other)
-        views = []
-        shares = []
-        for own_view, other_view in zip(own_views, other_views, strict=True):
-            view, share = mix(own_view, other_view, pair_draw)
-            views.append(view)
-            shares.append(share)
-        return views, (own_target, other_target, shares[0])
+        mixing = self.recipes[0].mixing
+        if mixing is not None:
+            own = unmixed_views[row, seed]
+            other_row = partner(row, len(self), mixing, self.recipes[0].key, seed)
+            # even if it will not show: a pair is absent together
+            other = unmixed_views[other_row, seed]
+            draw = blend(mixing, self.recipes[0].key, seed, row, other_row)
+            return mixed(Pair(own, other, partial(mix, draw=draw)))
+        own = unmixed_views.taken(row, seed)
+        stored = self._stored_mix(row, seed)
+        if stored is None:
+            return unmixed(own)
+        key = ViewKey(samples.index(row), seed, is_partner=True)
+        other = self._draw(samples, int(self._row_of[stored.partner]), seed, key)
+        return mixed(Pair(own, other, partial(mix_as_stored, stored=stored)))
 
-    def _draw(self, samples: BatchSamples, row: int, seed: int) -> _Unmixed:
+    def _stored_mix(self, row: int, seed: int) -> StoredMix | None:
+        """Return how a view is mixed as stored; None if it is not."""
+        if self._stored_views is None:
+            return None
+        return self._stored_views.mix(ViewKey(int(self.order[row]), seed))
+
+    def _draw(
+        self, samples: BatchSamples, row: int, seed: int, key: ViewKey | None = None
+    ) -> Unmixed:
+        """Return the unmixed view of a row, or of one that is the partner of another's `key`."""
         image, target = samples.sample(row, seed)
         index = samples.index(row)
+        view_key = key or ViewKey(index, seed)
 
         def name() -> str:
             return sample_name(self.source.spec, index, self.source.key(index))
@@ -241,7 +233,7 @@ class ViewDataset(Dataset[Batch]):
                 followers = []
                 for recipe in self.recipes:
                     samples.seed(row, seed)
-                    view, moved = recipe.render(image, follower, (index, seed))
+                    view, moved = recipe.render(image, follower, view_key)
                     if moved is not None:
                         recipe.require_together(view, self._kind.size_of(moved))
                     views.append(view)
@@ -253,11 +245,16 @@ class ViewDataset(Dataset[Batch]):
     def _samples(self, request: Request) -> BatchSamples:
         """Return what gives the samples of some views, and of their partners."""
         recipe = self.recipes[0]
-        views = set(request)
+        unique_views = set(request)
         if recipe.mixing is not None:
             for row, seed in request:
                 other = partner(row, len(self), recipe.mixing, recipe.key, seed)
-                views.add((other, seed))
+                unique_views.add((other, seed))
+        views = [*unique_views]
+        for row, seed in unique_views:
+            stored = self._stored_mix(row, seed)
+            if stored is not None:
+                views.append((int(self._row_of[stored.partner]), seed))
         return BatchSamples(self.source, self.order, recipe, views)
 
 

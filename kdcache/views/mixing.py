@@ -18,6 +18,7 @@ from kdcache.errors import UsageError, quoted
 from kdcache.shapes import Rows, View
 from kdcache.views.bounds import MOST_ALPHA, MOST_BLOCK
 from kdcache.views.permutation import keyed_permutation
+from kdcache.views.stored_views import StoredMix
 
 # domains of the keys, beside those of views
 _PAIRS = 2
@@ -180,6 +181,21 @@ def mix(own: View, other: View, draw: Blend) -> tuple[View, float]:
     mixed[:, top:bottom, left:right] = other[:, top:bottom, left:right]
     box_area = (bottom - top) * (right - left)
     return mixed, 1 - box_area / (height * width)
+
+
+def mix_as_stored(own: View, other: View, stored: StoredMix) -> tuple[View, float]:
+    """Return a view mixed with its partner's as somebody else drew it, and the share of its own
+    label: blended, if it was, and then with a box from the partner's."""
+    mixed = own
+    own_share = 1.0
+    if stored.share:
+        mixed, own_share = mix(mixed, other, Blend(1 - stored.share, None))
+    if stored.cut is not None:
+        top, left, height, width = stored.cut
+        box = Box(left, top, left + width, top + height)
+        mixed, share_left = mix(mixed, other, Blend(1.0, box))
+        own_share *= share_left
+    return mixed, own_share
 
 
 def _edge(at: float, length: int) -> int:

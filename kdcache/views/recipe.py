@@ -19,8 +19,8 @@ makes each view as large as its image.
 A view is uint8 pixels; normalisation belongs to each model. `size = "input"` lets a teacher and a
 student of different input sizes see the same draw of the same view, each rendered at its own
 resolution. Besides torchvision's transforms there are `timm.AutoAugment` and `timm.RandomErasing`,
-see timm_transforms.py, `kdcache.RandomScale`, see random_scale.py, and `kdcache.StoredCrop` of
-imported caches, see stored_crop.py.
+see timm_transforms.py, `kdcache.RandomScale`, see random_scale.py, and those of imported caches,
+see stored_transform.py.
 """
 
 import hashlib
@@ -42,8 +42,8 @@ from kdcache.views.bounds import check_transforms
 from kdcache.views.generators import Generators
 from kdcache.views.mixing import Mixing
 from kdcache.views.sizes import checked_size, pixels_text, size_entry
-from kdcache.views.stored_crop import StoredCrop, ViewKey
-from kdcache.views.stored_views import StoredViews
+from kdcache.views.stored_transform import StoredTransform
+from kdcache.views.stored_views import StoredViews, ViewKey
 from kdcache.views.transforms import (
     REFUSALS,
     ViewForm,
@@ -72,6 +72,8 @@ _DRAWS_BY_SIZE = (
     "TrivialAugmentWide",  # shifts by pixels; the other policies by a share of the image
 )
 """Transforms that draw from a range that depends on the size of the image that comes in."""
+_MOVING_ALONE = ("timm.AutoAugment", "kdcache.StoredOperations")
+"""Transforms that move pixels of the image alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +171,19 @@ class Recipe:
         return generators_of(self.transforms)
 
     @property
+    def stored_views(self) -> StoredViews | None:
+        """The stored views that its transforms name; None if they draw."""
+        if any(isinstance(transform, StoredTransform) for transform in self._transforms):
+            return self.views
+        return None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether views are mixed with others, as drawn or as stored."""
+        stored = self.stored_views
+        return self.mixing is not None or (stored is not None and stored.mixes)
+
+    @property
     def channels(self) -> int:
         """Channels of a view: 3 or 1."""
         return 3 if self.mode == "RGB" else 1
@@ -226,7 +241,7 @@ class Recipe:
         Raises:
             RecipeError: it mixes views, or has a transform that moves pixels of the image alone.
         """
-        if self.mixing:
+        if self.mixes:
             raise RecipeError(
                 f"recipe {brief(self.name)} mixes views, which {targets} cannot follow; leave its"
                 " table mixing out"
@@ -237,9 +252,9 @@ class Recipe:
                     f"recipe {brief(self.name)}: SanitizeBoundingBoxes is not needed; boxes of"
                     " which a view leaves less than a pixel are left out in any case"
                 )
-            if entry["name"] == "timm.AutoAugment":
+            if entry["name"] in _MOVING_ALONE:
                 raise RecipeError(
-                    f"recipe {brief(self.name)}: timm.AutoAugment moves images without their"
+                    f"recipe {brief(self.name)}: {entry['name']} moves images without their"
                     f" {targets}; use torchvision's transforms"
                 )
 
@@ -342,7 +357,7 @@ class Recipe:
             yield "convert", pixels, follower
             for entry, transform in zip(self.transforms, self._transforms, strict=True):
                 options: dict[str, Any] = {}
-                if isinstance(transform, StoredCrop):
+                if isinstance(transform, StoredTransform):
                     options["view"] = view
                 # timm's erasing, which moves no pixel
                 if follower is None or not isinstance(transform, torch.nn.Module):

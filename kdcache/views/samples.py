@@ -29,7 +29,7 @@ class BatchSamples:
             source: of the samples.
             order: row r is sample `order[r]`.
             recipe: of the views.
-            views: (row, seed) of all that will be asked for, each once.
+            views: (row, seed) of all that will be asked for, each as often as it is.
         """
         self._source = source
         self._order = order

@@ -1,26 +1,17 @@
-"""Cutting out what somebody else drew, for caches that were imported.
-
-[[transforms]]
-name = "kdcache.StoredCrop"
-size = "input"
-views = "..."                 # the digest of the stored views, which the cache keeps
-"""
+"""Cutting out what somebody else drew, see stored_transform.py."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
 from kdcache.errors import RecipeError
-from kdcache.views.stored_views import StoredViews
-
-ViewKey = tuple[int, int]
-"""The number of a sample in its source, and a seed."""
+from kdcache.views.stored_transform import StoredTransform
+from kdcache.views.stored_views import StoredViews, ViewKey
 
 
-class StoredCrop(nn.Module):
+class StoredCrop(StoredTransform):
     """Cuts out the box that is stored of a view, resizes it to `size`, and flips it if that is
     stored.
 
@@ -38,17 +29,11 @@ class StoredCrop(nn.Module):
         interpolation: InterpolationMode = InterpolationMode.BILINEAR,
         stored_views: StoredViews | None = None,
     ) -> None:
-        super().__init__()
-        if stored_views is None or stored_views.digest != views:
-            raise ValueError(
-                "its views are kept in the cache that was imported with it, and are not here; take"
-                " the recipe from that cache"
-            )
+        super().__init__(views, stored_views)
         if isinstance(size, int):
             size = (size, size)
         self.size = list(size)
         self._interpolation = interpolation
-        self._views = stored_views
 
     def forward(self, *inputs: Any, view: ViewKey | None = None) -> Any:
         """Return the image of a view, and what follows it.
@@ -56,19 +41,16 @@ class StoredCrop(nn.Module):
         Raises:
             RecipeError: it is not said which view, or nothing is stored of it.
         """
-        if view is None:
-            raise RecipeError(
-                "kdcache.StoredCrop cuts out what is stored of a sample under a seed, and an image"
-                " alone says neither; render it by a ViewDataset, and name the transform outside"
-                " of others"
-            )
-        stored = self._views.view(*view)
+        stored = self._stored(view)
         height, width = functional.get_size(inputs[0])
         top, left, bottom, right = stored.corners(height, width)
-        if bottom <= top or right <= left:
+        is_outside = stored.is_in_pixels and (bottom > height or right > width)
+        if bottom <= top or right <= left or is_outside:
+            fault = "passes the end" if is_outside else "has no pixel"
+            seed = "" if view is None else f" under seed {view.seed}"
             raise RecipeError(
-                f"the box that is stored under seed {view[1]} has no pixel of an image of"
-                f" {height}x{width}; is this the image that it was drawn on?"
+                f"the box that is stored{seed} {fault} of an image of {height}x{width}; is this"
+                " the image that it was drawn on?"
             )
         cut = _Cut(
             box=(top, left, bottom - top, right - left),

@@ -1,40 +1,54 @@
-"""Stored views: crops and flips that somebody else drew, for each sample under each seed.
+"""Stored views: what somebody else drew, for each sample under each seed.
 
-They are data of a cache, not draws. A recipe names them by their digest, see stored_crop.py.
+They are data of a cache, not draws. A recipe names them by their digest, see stored_transform.py;
+which arrays there are says stored_arrays.py.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from kdcache.errors import RecipeError
+from kdcache.shapes import Rows
+from kdcache.views.stored_arrays import (
+    BLOCKS,
+    CUTS,
+    FLIPS,
+    OF_PARTNER,
+    OPERATIONS,
+    PARTNERS,
+    PIXEL_BOXES,
+    SHARES,
+    Arrays,
+    box_name,
+    bytes_per_view,
+    check_kinds,
+    check_values,
+)
 
-Boxes = np.ndarray[Any, np.dtype[np.float32]]
-"""Top, left, height and width in shares of the image's height and width, `[..., 4]`."""
-Flips = np.ndarray[Any, np.dtype[np.uint8]]
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
-BYTES_PER_VIEW = 17
-"""Of a box and a flip."""
-_SLACK = 2.0**-9
-"""By which a box may pass the image's end: shares that were published in float16 are rounded."""
-_BOXES = "boxes"
-_FLIPS = "flips"
+
+class ViewKey(NamedTuple):
+    """Which view it is."""
+
+    sample: int
+    """Its number in its source."""
+    seed: int
+    is_partner: bool = False
+    """Whether it is that of the sample that this one is mixed with."""
 
 
-class StoredView(NamedTuple):
-    """What is stored of a view."""
+class StoredBox(NamedTuple):
+    """A rectangle in shares of a height and width, or in pixels."""
 
     top: float
     left: float
     height: float
     width: float
-    is_flipped: bool
 
     def corners(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Return the first row, the first column, and one past the last row and column, of an image
-        of so many pixels.
+        """Return the first row, the first column, and one past the last row and column, of a box in
+        shares of so many pixels.
 
         Both ends are rounded, not the length: so the crop is that of Pillow, which those who stored
         the boxes used.
@@ -46,86 +60,141 @@ class StoredView(NamedTuple):
         return round(top), round(left), round(bottom), round(right)
 
 
+class StoredView(NamedTuple):
+    """What is stored of a view before it is mixed."""
+
+    box: StoredBox
+    """That is cut out."""
+    is_in_pixels: bool
+    """What the box is in."""
+    is_flipped: bool
+    operations: tuple[int, ...]
+    """Numbers in the table of the recipe's transform."""
+    block: StoredBox | None
+    """In shares of the view, that is erased."""
+
+    def corners(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return the first row, the first column, and one past the last row and column, that are
+        cut out of an image of so many pixels."""
+        if not self.is_in_pixels:
+            return self.box.corners(height, width)
+        top, left, rows, columns = map(int, self.box)
+        return top, left, top + rows, left + columns
+
+
+class StoredMix(NamedTuple):
+    """What is stored of how a view is mixed."""
+
+    partner: int
+    """The number of the other sample."""
+    share: float
+    """Of the other view, which both are blended with; 0 if they are not."""
+    cut: StoredBox | None
+    """In shares of the view, which is then taken from the other."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredViews:
     """The stored views of a source: seeds from 0 on."""
 
     digest: str
     """Of the arrays, which a recipe names."""
-    boxes: Boxes
-    """`[seeds, samples, 4]`; zeros where nothing is stored."""
-    flips: Flips
-    """Whether a view is flipped after it was cut out, 1 or 0, `[seeds, samples]`."""
+    arrays: Arrays
+    """What a cache keeps, `[seeds, samples, ...]`."""
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], digest: str) -> "StoredViews":
+    def from_arrays(cls, arrays: Arrays, digest: str) -> "StoredViews":
         """Return the views that a cache keeps under a digest.
 
         Raises:
             ValueError: arrays that are no such views.
         """
-        if arrays.keys() != {_BOXES, _FLIPS}:
-            raise ValueError(f"stored views are boxes and flips, not {', '.join(arrays)}")
-        boxes = arrays[_BOXES]
-        flips = arrays[_FLIPS]
-        if boxes.dtype != "<f4" or boxes.shape != (*flips.shape, 4) or flips.ndim != 2:
-            raise ValueError(f"boxes of shape {boxes.shape} and flips of shape {flips.shape}")
-        if flips.dtype != np.uint8 or flips.max(initial=0) > 1:
-            raise ValueError("flips that are neither 0 nor 1")
+        check_kinds(arrays, num_axes=2)
+        num_seeds, num_samples = arrays[FLIPS].shape
         # a seed at a time: all may be a gigabyte
-        for seed_boxes in boxes:
-            is_empty = (seed_boxes == 0).all(-1)
-            if not (is_empty | are_boxes(seed_boxes)).all():
-                raise ValueError("a box that does not lie in its image")
-        return cls(digest=digest, boxes=boxes, flips=flips)
-
-    @property
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What a cache keeps."""
-        return views_arrays(self.boxes, self.flips)
+        for seed in range(num_seeds):
+            check_values({name: array[seed] for name, array in arrays.items()}, num_samples)
+        return cls(digest=digest, arrays=arrays)
 
     @property
     def num_seeds(self) -> int:
         """How many seeds there are."""
-        return len(self.flips)
+        return len(self.arrays[FLIPS])
 
     @property
     def num_samples(self) -> int:
         """How many samples there are."""
-        return len(self.flips[0])
+        return len(self.arrays[FLIPS][0])
 
-    def are_there(self, seed: int) -> Mask:
-        """Return which samples have a view under `seed`, bool `[samples]`."""
-        is_there: Mask = self.boxes[seed, :, 2] > 0
-        return is_there
+    @property
+    def view_bytes(self) -> int:
+        """Bytes of all arrays for a view."""
+        return bytes_per_view(self.arrays, num_axes=2)
 
-    def view(self, index: int, seed: int) -> StoredView:
-        """Return what is stored of sample `index` under `seed`.
+    @property
+    def mixes(self) -> bool:
+        """Whether views may be mixed with others."""
+        return PARTNERS in self.arrays
+
+    def view(self, key: ViewKey) -> StoredView:
+        """Return what is stored of a view.
 
         Raises:
             RecipeError: nothing is.
         """
-        if seed >= self.num_seeds:
+        prefix = OF_PARTNER if key.is_partner else ""
+        box = self._box(prefix + box_name(self.arrays), key)
+        if box is None:
             raise RecipeError(
-                f"no views are stored under seed {seed}; there are seeds 0 to {self.num_seeds - 1}"
+                f"no view is stored under seed {key.seed}; its record is absent, leave it out"
             )
-        top, left, height, width = self.boxes[seed, index].tolist()
-        if not height:
+        operations: tuple[int, ...] = ()
+        if OPERATIONS in self.arrays:
+            operations = tuple(self._value(prefix + OPERATIONS, key).tolist())
+        return StoredView(
+            box=box,
+            is_in_pixels=PIXEL_BOXES in self.arrays,
+            is_flipped=bool(self._value(prefix + FLIPS, key)),
+            operations=operations,
+            block=self._box(prefix + BLOCKS, key),
+        )
+
+    def mix(self, key: ViewKey) -> StoredMix | None:
+        """Return how a view is mixed; None if it is not.
+
+        Raises:
+            RecipeError: no views are stored under that seed.
+        """
+        if not self.mixes or not self._value(PARTNERS, key):
+            return None
+        return StoredMix(
+            partner=int(self._value(PARTNERS, key)) - 1,
+            share=float(self._value(SHARES, key)),
+            cut=self._box(CUTS, key),
+        )
+
+    def leading_samples(self, samples: Rows, seed: int) -> Rows:
+        """Return of the views of `samples` under `seed` those whose label has the larger share,
+        int64 `[views]`: of a view that is mixed, perhaps its partner."""
+        if not self.mixes:
+            return samples
+        partners = self.arrays[PARTNERS][seed, samples].astype(np.int64) - 1
+        cuts = self.arrays[CUTS][seed, samples].astype(np.float64)
+        own_shares = (1 - self.arrays[SHARES][seed, samples]) * (1 - cuts[:, 2] * cuts[:, 3])
+        return np.where((partners >= 0) & (own_shares < 0.5), partners, samples)
+
+    def _box(self, name: str, key: ViewKey) -> StoredBox | None:
+        """Return a box; None if it is empty, or none is stored of any view."""
+        if name not in self.arrays:
+            return None
+        box = StoredBox(*self._value(name, key).tolist())
+        return box if box.height else None
+
+    def _value(self, name: str, key: ViewKey) -> Any:
+        """Return what an array says of a view."""
+        if key.seed >= self.num_seeds:
             raise RecipeError(
-                f"no view is stored under seed {seed}; its record is absent, leave it out"
+                f"no views are stored under seed {key.seed}; there are seeds 0 to"
+                f" {self.num_seeds - 1}"
             )
-        return StoredView(top, left, height, width, bool(self.flips[seed, index]))
-
-
-def views_arrays(boxes: Boxes, flips: Flips) -> dict[str, np.ndarray]:
-    """Return boxes and flips by the names that a cache keeps them under."""
-    return {_BOXES: boxes, _FLIPS: flips}
-
-
-def are_boxes(boxes: Boxes) -> Mask:
-    """Return which of some boxes, `[..., 4]`, are not empty and lie in their image; NaN does
-    not."""
-    starts = boxes[..., :2]
-    sizes = boxes[..., 2:]
-    is_inside = (starts >= 0) & (sizes > 0) & (starts + sizes <= 1 + _SLACK)
-    return np.asarray(is_inside.all(-1))
+        return self.arrays[name][key.seed, key.sample]

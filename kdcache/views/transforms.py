@@ -22,6 +22,9 @@ from kdcache.views.generators import ALL_GENERATORS, Generators
 from kdcache.views.letterbox import Letterbox
 from kdcache.views.random_scale import RandomScale
 from kdcache.views.stored_crop import StoredCrop
+from kdcache.views.stored_erasing import StoredErasing
+from kdcache.views.stored_operations import StoredOperations
+from kdcache.views.stored_transform import StoredTransform
 from kdcache.views.stored_views import StoredViews
 from kdcache.views.timm_transforms import TIMM_TRANSFORMS
 
@@ -35,8 +38,14 @@ REFUSALS = (
     ValueError,
 )
 """What transforms raise for a parameter or an image that they cannot use."""
+STORED_TRANSFORMS: Mapping[str, type[StoredTransform]] = {
+    "kdcache.StoredCrop": StoredCrop,
+    "kdcache.StoredErasing": StoredErasing,
+    "kdcache.StoredOperations": StoredOperations,
+}
+"""Those that do what is stored of a view."""
 NEVER_DRAW = frozenset(
-    ("CenterCrop", "Grayscale", "Pad", "Resize", "kdcache.Letterbox", "kdcache.StoredCrop")
+    ("CenterCrop", "Grayscale", "Pad", "Resize", "kdcache.Letterbox", *STORED_TRANSFORMS)
 )
 """Names of transforms that draw nothing."""
 _FORBIDDEN = {
@@ -152,7 +161,7 @@ def _transform_classes() -> dict[str, Any]:
     classes.update(TIMM_TRANSFORMS)
     classes["kdcache.Letterbox"] = Letterbox
     classes["kdcache.RandomScale"] = RandomScale
-    classes["kdcache.StoredCrop"] = StoredCrop
+    classes.update(STORED_TRANSFORMS)
     return classes
 
 

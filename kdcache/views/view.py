@@ -7,6 +7,7 @@ from PIL import Image
 
 from kdcache.views.generators import seed_generators
 from kdcache.views.recipe import Pixels, Recipe
+from kdcache.views.stored_views import ViewKey
 
 Trace = list[tuple[str, int]]
 """The name of each step from the decoded image to the view, before it is mixed, and the CRC-32 of
@@ -22,7 +23,7 @@ def trace(
     """
     seed_generators(*recipe.key, seed, index)
     steps = []
-    for name, pixels, _ in recipe.steps(image, follower, (index, seed)):
+    for name, pixels, _ in recipe.steps(image, follower, ViewKey(index, seed)):
         checksum = crc32(pixels)
         steps.append((name, checksum))
     return steps

@@ -35,6 +35,7 @@ from kdcache.tools.export import export_cache
 from kdcache.verify.cache import verify_cache
 from kdcache.views import load_recipe, seed_generators
 from kdcache.views.permutation import row_order
+from kdcache.views.stored_views import ViewKey
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "format.md").read_text()
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -249,13 +250,13 @@ def test_golden_caches_are_there_for_every_version() -> None:
     names = {
         f"v{version}-{codec}"
         for version in range(1, FORMAT_VERSION + 1)
-        for codec in ("full", "topk", "lowrank", "cosine", "webdataset")
+        for codec in ("full", "topk", "lowrank", "cosine", "webdataset", "fkd", "ml-dr")
     }
     assert {path.name for path in GOLDEN.iterdir() if path.is_dir()} - {"__pycache__"} == names
     files = [
         path for path in GOLDEN.rglob("*") if path.is_file() and "__pycache__" not in path.parts
     ]
-    assert sum(path.stat().st_size for path in files) < 200_000
+    assert sum(path.stat().st_size for path in files) < 250_000
     assert not [path for path in files if path.name.endswith(".tmp")]
 
 
@@ -363,6 +364,46 @@ def test_a_golden_cache_of_a_detector_decodes_as_it_did() -> None:
     assert decoded[5, 159].tolist() == pytest.approx([-2.53686, -2.9782, -4.59577], abs=1e-4)
 
 
+def test_golden_views_of_boxes_and_flips_are_those_that_were_stored() -> None:
+    cache = golden("v1-fkd")
+    digest = "608454921c87afc05a16bc85522e7f580d34324dbd38b4669799aefbeee2917a"
+    assert cache.manifest.digest == digest
+    views = cache.recipe.stored_views
+    assert views is not None
+    stored = views.view(ViewKey(4, 1))
+    shares = [0.1818181872367859, 0.03333333507180214, 0.1818181872367859, 0.15000000596046448]
+    assert [*stored.box] == shares
+    assert (stored.is_in_pixels, stored.is_flipped) == (False, True)
+    assert (stored.operations, stored.block) == ((), None)
+    decoded = cache.codec.decode(cache.read(1, [0])).probs(1.0)[0]
+    assert decoded.tolist() == pytest.approx([0.4903, 0.3460, 0.1637], abs=1e-4)
+
+
+def test_golden_views_with_operations_blocks_and_partners_are_those_that_were_stored() -> None:
+    cache = golden("v1-ml-dr")
+    digest = "f41ce365ab192dd408aad728be37ef0ff609ad94a333d62e7f2462a09db8b60a"
+    assert cache.manifest.digest == digest
+    views = cache.recipe.stored_views
+    assert views is not None
+    key = ViewKey(4, 1)
+    own = views.view(key)
+    assert [*own.box] == [27, 10, 12, 31]
+    assert (own.is_in_pixels, own.is_flipped) == (True, False)
+    assert (own.operations, own.block) == ((18, 19), None)
+    other = views.view(key._replace(is_partner=True))
+    assert [*other.box] == [2, 2, 37, 43]
+    assert other.operations == (3, 6)
+    assert other.block is not None
+    assert [*other.block] == [0.25, 0.458251953125, 0.291748046875, 0.2083740234375]
+    mix = views.mix(key)
+    assert mix is not None
+    assert (mix.partner, mix.share) == (4, 0.8768905997276306)
+    assert mix.cut is not None
+    assert [*mix.cut] == [0.125, 0.375, 0.458251953125, 0.54150390625]
+    decoded = cache.codec.decode(cache.read(1, [0])).probs(1.0)[0]
+    assert decoded.tolist() == pytest.approx([0.5908, 0.3110, 0.0982], abs=1e-4)
+
+
 def test_a_golden_tar_is_read_by_kdcache_and_by_tar(tmp_path: Path) -> None:
     cache, logits = golden("v1-webdataset"), np.load(GOLDEN / "v1.npy")[1]
     assert (
@@ -399,8 +440,9 @@ def test_a_golden_tar_is_read_by_kdcache_and_by_tar(tmp_path: Path) -> None:
     assert source.sample(6).image.tobytes() == image.tobytes() and source.key(6) == "00000006"
 
 
-def test_golden_views_render_as_they_did() -> None:
-    cache = golden("v1-full")
+@pytest.mark.parametrize("name", ["v1-full", "v1-fkd", "v1-ml-dr"])
+def test_golden_views_render_as_they_did(name: str) -> None:
+    cache = golden(name)
     report = verify_cache(cache, views=24, data=cache.manifest.source.spec)
     assert report["faults"] == [] and report["views"]["checked"] == 24
 

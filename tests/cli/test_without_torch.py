@@ -105,6 +105,7 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("codec-error", "none.npz", "--codec", "ful"), "did you mean 'full'"),
     (("import", "fdk", "EMPTY", "NEW", *IMPORT), "did you mean 'fkd'"),
     (("import", "tinyvit", "EMPTY", "NEW", *IMPORT), "seed of its own augmentation"),
+    (("import", "ml-dr", "EMPTY", "NEW", *IMPORT), "which says how views were made"),
     (("import", "fkd", "/nowhere", "NEW", *IMPORT), "is not a folder"),
     (("import", "fkd", "EMPTY", "NEW", *IMPORT, "--crops", "2:1"), "crops '2:1' are none"),
     (("import", "fkd", "EMPTY", "NEW", *IMPORT, "--data", "dgits"), "did you mean 'digits'"),

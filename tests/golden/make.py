@@ -9,9 +9,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
+from imports import fkd_files, ml_dr_files
 from runs import dump
 
+from kdcache import import_cache
 from kdcache.cache import FORMAT_VERSION, open_cache
+from kdcache.sources import open_source
 
 DATA = "tiny_models:noise,length=20,classes=5,size=8"
 TEACHER = "tiny_models:conv,classes=5,seed=7,mean=0.5,std=0.25"
@@ -37,6 +41,31 @@ DETECTOR = {
     "batch_size": 8,
 }
 
+IMPORTED = "tiny_models:noise,length=18,classes=3,size=64"
+"""As large as the images that the files below are of."""
+
+
+def import_fkd(path: Path) -> None:
+    """Make a cache of boxes in shares of the image, and flips."""
+    source = open_source(IMPORTED)
+    with tempfile.TemporaryDirectory() as folder:
+        for index in range(len(source)):
+            file = Path(folder) / f"{source.key(index)}.tar"
+            torch.save(fkd_files.content(index), file)
+        import_cache(
+            "fkd", folder, path, data=IMPORTED, teacher_name="theirs", size=24, crops="0:2"
+        )
+
+
+def import_ml_dr(path: Path) -> None:
+    """Make a cache of boxes in pixels, flips, operations, blocks and partners."""
+    with tempfile.TemporaryDirectory() as folder:
+        ml_dr_files.write_folder(Path(folder), "randaug_mixing")
+        import_cache("ml-dr", folder, path, data=IMPORTED, teacher_name="theirs", crops="0:2")
+
+
+IMPORTS = {"fkd": import_fkd, "ml-dr": import_ml_dr}
+
 
 def dump_detector(path: Path) -> None:
     """Make a cache of class scores at the anchors of two levels."""
@@ -56,6 +85,10 @@ if __name__ == "__main__":
         dump_detector(detector)
     if not (tars := Path(f"v{FORMAT_VERSION}-webdataset")).exists():
         dump(tars, codec=CODECS["full"], seeds="12:14", store="webdataset", **SETTINGS)
+    for name, make in IMPORTS.items():
+        path = Path(f"v{FORMAT_VERSION}-{name}")
+        if not path.exists():
+            make(path)
     if not Path(f"v{FORMAT_VERSION}.npy").exists():
         cache = open_cache(f"v{FORMAT_VERSION}-full")
         logits = [

@@ -8,6 +8,7 @@ from hostile.forge import HUGE, Attack, change_manifest, many, zarr
 
 from kdcache.cache.arrays import arrays_digest, publish_arrays
 from kdcache.cache.documents.manifest import VIEWS
+from kdcache.views.stored_arrays import bytes_per_view
 
 ROWS = 20
 BOXES = np.full((2, ROWS, 4), 0.25, "<f4")
@@ -18,7 +19,8 @@ def _stored(path: Path, arrays: dict[str, Any], **changes: Any) -> None:
     """Give an honest cache stored views."""
     cache = zarr(path)
     publish_arrays(cache.storage, VIEWS, arrays)
-    table = {"seeds": 2, "sha256": arrays_digest(arrays), **changes}
+    view_bytes = bytes_per_view(arrays, num_axes=2)
+    table = {"seeds": 2, "view_bytes": view_bytes, "sha256": arrays_digest(arrays), **changes}
     change_manifest(path, lambda document: document.update(views=table))
 
 
@@ -36,7 +38,24 @@ def _with(value: float) -> np.ndarray:
     return boxes
 
 
+MIXED: dict[str, Any] = {
+    "boxes": BOXES,
+    "flips": FLIPS,
+    "partners": np.ones((2, ROWS), "<u4"),
+    "shares": np.full((2, ROWS), 0.5, "<f4"),
+    "cuts": np.full((2, ROWS, 4), 0.25, "<f2"),
+    "partner_boxes": BOXES,
+    "partner_flips": FLIPS,
+}
 ARRAYS: dict[str, dict[str, Any]] = {
+    "of_partners_that_are_not_there": MIXED | {"partners": np.full((2, ROWS), 21, "<u4")},
+    "of_partners_without_views": MIXED | {"partner_boxes": 0 * BOXES},
+    "of_shares_beyond_1": MIXED | {"shares": np.full((2, ROWS), np.inf, "<f4")},
+    "cut_of_nan": MIXED | {"cuts": np.full((2, ROWS, 4), np.nan, "<f2")},
+    "of_half_a_box_in_pixels": {
+        "pixel_boxes": np.eye(4, dtype="<u2")[[2] * ROWS][None],
+        "flips": FLIPS[:1],
+    },
     "of_more_than_the_image": {"boxes": _with(1e9), "flips": FLIPS},
     "of_nan": {"boxes": _with(np.nan), "flips": FLIPS},
     "before_the_image": {"boxes": -BOXES, "flips": FLIPS},
@@ -57,6 +76,8 @@ TOLD: dict[str, dict[str, Any]] = {
     "of_no_seed": {"seeds": 0},
     "of_too_many_seeds": {"seeds": HUGE},
     "of_true": {"seeds": True},
+    "of_no_bytes": {"view_bytes": 0},
+    "of_too_many_bytes": {"view_bytes": 257},
     "outside_of_the_root": {"sha256": "../../../../../etc/passwd"},
     "without_a_digest": {"sha256": None},
 }

@@ -25,8 +25,8 @@ def read(folder: Path, value: Any, index: int = 0) -> CropLabels:
 def test_boxes_flips_and_labels_are_read(tmp_path: Path) -> None:
     boxes, flips, labels = value = content(4)
     found = read(tmp_path, value, 4)
-    assert np.array_equal(found.boxes, boxes)
-    assert np.array_equal(found.flips, flips)
+    assert np.array_equal(found.views["boxes"], boxes)
+    assert np.array_equal(found.views["flips"], flips)
     assert np.array_equal(found.classes, labels[:, 0])
     assert np.array_equal(found.probabilities, labels[:, 1])
 
@@ -35,7 +35,7 @@ def test_half_precision_and_tensors_are_read(tmp_path: Path) -> None:
     boxes, flips, labels = content(0)
     halves = [boxes.astype(np.float16), flips, labels.astype(np.float16)]
     found = read(tmp_path, halves)
-    assert np.array_equal(found.boxes, halves[0].astype(np.float32))
+    assert np.array_equal(found.views["boxes"], halves[0].astype(np.float32))
     tensors = [torch.from_numpy(part) for part in (boxes, flips, labels)]
     assert np.array_equal(read(tmp_path, tensors).probabilities, labels[:, 1])
 
@@ -83,8 +83,8 @@ OTHERS: list[tuple[Any, str]] = [
     ([BOXES, FLIPS, LABELS[:, 0, 0]], "hard labels, one class a crop"),
     ([BOXES, FLIPS, LABELS[:, :1]], r"labels of shape \(3, 1, 2\), where"),
     ([BOXES, FLIPS, LABELS[..., :0]], r"labels of shape \(3, 2, 0\), where"),
-    ([2 * BOXES, FLIPS, LABELS], "a box that does not lie in its image"),
-    ([BOXES * np.float32(np.nan), FLIPS, LABELS], "a box that does not lie in its image"),
+    ([2 * BOXES, FLIPS, LABELS], "boxes of which one does not lie in its image"),
+    ([BOXES * np.float32(np.nan), FLIPS, LABELS], "boxes of which one does not lie in its image"),
     ([BOXES, FLIPS, with_class(0.5)], "classes are no whole numbers"),
     ([BOXES, FLIPS, with_class(np.nan)], "classes are no whole numbers"),
     ([BOXES, FLIPS, with_class(1e20)], "classes are no whole numbers"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from imports.fkd_files import write
+from imports.ml_dr_files import KINDS
 from pages import ROOT, blocks, commands
 from PIL import Image
 
@@ -35,6 +36,19 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Image.new("RGB", (60, 50), (9 * number, 99, 7)).save(path, "JPEG")
         labels = np.tile(np.float32([[number // 2], [0.9]]), (3, 1, 1))
         write(Path("labels/FKD_soft_label") / f"{name}.tar", [boxes, flips, labels])
+        content = (number, reinforced(number // 2))
+        write(Path("labels/reinforced_data") / f"{number}.pth.tar", content)
+    settings = {"reinforce": {"image_augmentation": KINDS["randaug_mixing"]}}
+    write(Path("labels/reinforced_data/config.pth.tar"), settings)
+
+
+def reinforced(label: int) -> list[dict[str, object]]:
+    """Return what ml-dr stores of three views, of which one is mixed with sample 1."""
+    own = [(0, 0, 30, 40), True, [(5, 9.0), (13, 0.0)], (2, 3, 8, 9)]
+    plain = [None, *own, None, None]
+    mixed = [1, *([value, value] for value in own), 0.25, [0.5, 3, 4, 9, 9]]
+    label_of_view = ([0.9], [label])
+    return [{"params": params, "prob": label_of_view} for params in (plain, mixed, plain)]
 
 
 def smaller(text: str) -> str:

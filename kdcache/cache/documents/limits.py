@@ -17,7 +17,7 @@ from kdcache.errors import quoted
 from kdcache.positions import Layout
 from kdcache.shapes import MOST_CLASSES, MOST_PIXELS, MOST_SIDE, as_size, sides
 from kdcache.targets import KINDS, gives_maps
-from kdcache.views.stored_views import BYTES_PER_VIEW
+from kdcache.views.stored_arrays import MOST_VIEW_BYTES
 
 MOST_ROWS = 1 << 32
 MOST_UNIT_ROWS = 1 << 20
@@ -34,7 +34,7 @@ MOST_FIT = 1 << 29
 MOST_LIST = 1 << 30
 """Bytes of the list of a source; that of ImageNet-21k has 800 MB."""
 MOST_VIEWS = 1 << 30
-"""Bytes of stored views; 49 seeds of ImageNet have 1.07 GB."""
+"""Bytes of stored views; 49 seeds of ImageNet, boxes and flips alone, have 1.07 GB."""
 MOST_RATIO = 100
 """Bytes of arrays beside the units for each byte that they take compressed, beyond the first
 `ANY_RATIO`; names of files that count on without a gap come to 40."""
@@ -122,7 +122,11 @@ _MANIFEST: dict[str, Any] = {
     "positions?": frozenset({None, dict}),
     "skip_unreadable": bool,
     "samples?": {"count": range(1, MOST_ROWS), "sha256": _HASH},
-    "views?": {"seeds": range(1, MOST_SEEDS + 1), "sha256": _HASH},
+    "views?": {
+        "seeds": range(1, MOST_SEEDS + 1),
+        "view_bytes": range(1, MOST_VIEW_BYTES + 1),
+        "sha256": _HASH,
+    },
     "made_by": _MADE_BY,
 }
 _ROW = range(MOST_ROWS)
@@ -264,7 +268,8 @@ def _check_sizes(content: Content, layout: Layout) -> None:
         count = content["samples"]["count"]
         raise ValueError(f"it is a subset of {count} samples of {rows}; it must be of fewer")
     if "views" in content:
-        _require_most_views(content["views"]["seeds"], rows)
+        views = content["views"]
+        _require_most_views(views["seeds"], rows, views["view_bytes"])
     num_seeds = content.get("seeds_per_unit", 1)
     num_units = -(-rows // unit_rows)
     num_chunks = unit_rows // chunk_rows * -(-width // chunk_bytes)
@@ -283,11 +288,11 @@ def _require_most(size: int, most: int, name: str) -> None:
         )
 
 
-def _require_most_views(seeds: int, rows: int) -> None:
+def _require_most_views(seeds: int, rows: int, view_bytes: int) -> None:
     """Raise a ValueError if more views are stored than a cache may keep."""
-    size = BYTES_PER_VIEW * seeds * rows
+    size = view_bytes * seeds * rows
     if size > MOST_VIEWS:
-        most_seeds = MOST_VIEWS // (BYTES_PER_VIEW * rows)
+        most_seeds = MOST_VIEWS // (view_bytes * rows)
         raise ValueError(
             f"the views that are stored of {rows} samples under {seeds} seeds take {size} bytes; at"
             f" most {MOST_VIEWS} are kept: {most_seeds} seeds of so many samples"

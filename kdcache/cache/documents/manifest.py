@@ -49,7 +49,6 @@ from kdcache.cache.documents.positions import layout_fields, layout_of, require_
 from kdcache.errors import DamagedError, UsageError, quoted
 from kdcache.positions import Layout, One
 from kdcache.shapes import Size, as_size
-from kdcache.views.stored_views import BYTES_PER_VIEW
 
 MANIFEST = "zarr.json"
 """Its key: it stands in the attributes of the root group."""
@@ -155,7 +154,7 @@ class Manifest:
             return most_list_bytes(self.rows)
         if root == VIEWS:
             assert self.views is not None, "it names them"
-            return BYTES_PER_VIEW * self.views.seeds * self.rows
+            return self.views.view_bytes * self.views.seeds * self.rows
         width = self.row_width
         num_axes = min(5 * self.dtype.itemsize, width)
         size = num_axes * (4 * width + 8) + 4 * width + 64

@@ -192,8 +192,10 @@ class ViewsEntry(Part):
 
     seeds: int
     """How many there are, from 0 on."""
+    view_bytes: int
+    """Bytes of all arrays for a view."""
     sha256: str
-    """Digest of the arrays of boxes and flips."""
+    """Digest of the arrays."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -29,7 +29,7 @@ TABLES: dict[type[Part], dict[str, Any]] = {
     },
     parts.CodecEntry: {"name": "topk", "configuration": {"k": 3}, "fit": "a" * 64},
     parts.SamplesEntry: {"count": 3, "sha256": "a" * 64},
-    parts.ViewsEntry: {"seeds": 3, "sha256": "a" * 64},
+    parts.ViewsEntry: {"seeds": 3, "view_bytes": 17, "sha256": "a" * 64},
     parts.ConvertedFrom: {"store": "zarr", "manifest": "0"},
     parts.ImportedFrom: {"format": "fkd", "crops": "0:4"},
     parts.ExportedFrom: {"manifest": "0"},
