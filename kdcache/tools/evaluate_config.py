@@ -43,7 +43,7 @@ class EvaluateConfig:
         if self.classes is not None and self.class_map is None:
             raise UsageError(
                 f"classes {self.classes!r} are for a model of other classes than the data's; give"
-                " class_map, too, or leave classes out"
+                " --class-map, too, or leave --classes out"
             )
 
 

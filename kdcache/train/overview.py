@@ -31,7 +31,7 @@ def overview(configs: Sequence[TrainConfig]) -> list[str]:
     lines = [f"{len(configs)} runs side by side{place}"]
     lines += _wrapped(f"all have {' '.join(_shared_texts(settings, differing))}")
     columns = {key: [_text(values.get(key)) for values in settings] for key in differing}
-    if not _say_what_differs(names, columns):
+    if not columns or not _say_what_differs(names, columns):
         columns = {"run": names, **columns}
     return lines + _table(columns)
 

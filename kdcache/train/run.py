@@ -147,8 +147,9 @@ def _train(
     with each_once():
         for config in configs:
             on_main(partial(check_folder, Path(config.run), config))
-        for line in overview(configs):
-            say(line)
+    for line in overview(configs):
+        say(line)
+    with each_once():
         data = TrainingData(configs)
         stack.callback(data.close)
         trainers = [Trainer(config, data) for config in configs]

@@ -165,7 +165,9 @@ def test_what_a_class_map_lacks_is_told(run: Path, parity_map: Path, tmp_path: P
     torch.save(torch.nn.Linear(1, 1).state_dict(), weights)
     old = ("evaluate", f"{MLP},weights={weights}", "--data", "tiny_models:parity")
     assert "give --classes, a number or a text" in mistake(*old, "--class-map", parity_map, *PLACE)
-    assert "give class_map, too, or leave classes out" in mistake(*old, "--classes", "10", *PLACE)
+    assert "give --class-map, too, or leave --classes out" in mistake(
+        *old, "--classes", "10", *PLACE
+    )
     own = ("evaluate", run, "--data", "tiny_models:parity")
     assert "or --class-map FILE, which says which are which" in mistake(*own, *PLACE)
     parity_map.write_text("0,11\n")

@@ -49,6 +49,12 @@ def test_folders_are_told_where_their_names_say_something_else() -> None:
     assert run_names(configs) == ["labels", "teacher/kl"]
 
 
+def test_runs_that_differ_in_nothing_are_told_by_their_folders() -> None:
+    (config,) = varied("loss=ce")
+    configs = [replace(config, run="runs/a"), replace(config, run="runs/b")]
+    assert overview(configs)[-3:] == ["  run", "  a", "  b"]
+
+
 def test_a_table_fits_a_terminal_whatever_is_varied() -> None:
     longest = "timm:resnet18,weights=/data/teachers/of/a/long/name/model_best.pth.tar,drop_rate=0.2"
     lines = overview(
