@@ -4,7 +4,7 @@ Each has a value for each view: of a cache's views `[seeds, samples, ...]`, of o
 `[views, ...]`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
@@ -21,16 +21,6 @@ OF_PARTNER = "partner_"
 """What the names of a partner's arrays begin with."""
 _SLACK = 2.0**-9
 """By which a box may pass the end: shares that were published in float16 are rounded."""
-
-
-class _Kind(NamedTuple):
-    """What an array holds of a view."""
-
-    dtype: str
-    sides: tuple[int | None, ...]
-    """None for any."""
-
-
 BOXES = "boxes"
 """That are cut out, in shares of the image's height and width."""
 PIXEL_BOXES = "pixel_boxes"
@@ -47,18 +37,56 @@ SHARES = "shares"
 """Of the partner's view, which both are blended with; 0 if they are not."""
 CUTS = "cuts"
 """In shares of the view, which is then taken from the partner's."""
+
+
+class _Kind(NamedTuple):
+    """What an array holds of a view."""
+
+    dtype: str
+    sides: tuple[int | None, ...]
+    """None for any."""
+    fault: Callable[[np.ndarray, int], str | None]
+    """Returns what is wrong with an array, of a source of so many samples; None if nothing is."""
+
+
+def _fault_of_boxes(boxes: np.ndarray, _: int) -> str | None:
+    is_empty = (boxes == 0).all(-1)
+    is_right = is_empty | are_boxes(boxes)
+    return None if is_right.all() else "of which one does not lie in its image"
+
+
+def _fault_of_pixel_boxes(boxes: np.ndarray, _: int) -> str | None:
+    has_rows = boxes[..., 2] > 0
+    has_columns = boxes[..., 3] > 0
+    return None if np.array_equal(has_rows, has_columns) else "of which one has no pixel"
+
+
+def _fault_of_flips(flips: np.ndarray, _: int) -> str | None:
+    return None if flips.max(initial=0) <= 1 else "that are neither 0 nor 1"
+
+
+def _fault_of_partners(numbers: np.ndarray, num_samples: int) -> str | None:
+    is_right = numbers.max(initial=0) <= num_samples
+    return None if is_right else f"beyond the last of {num_samples} samples"
+
+
+def _fault_of_shares(shares: np.ndarray, _: int) -> str | None:
+    is_right = (shares >= 0) & (shares <= 1)  # NaN is not
+    return None if is_right.all() else "that are not from 0 to 1"
+
+
 _OF_VIEW: Mapping[str, _Kind] = {
-    BOXES: _Kind("<f4", (4,)),
-    PIXEL_BOXES: _Kind("<u2", (4,)),
-    FLIPS: _Kind("|u1", ()),
-    OPERATIONS: _Kind("|u1", (None,)),
-    BLOCKS: _Kind("<f2", (4,)),
+    BOXES: _Kind("<f4", (4,), _fault_of_boxes),
+    PIXEL_BOXES: _Kind("<u2", (4,), _fault_of_pixel_boxes),
+    FLIPS: _Kind("|u1", (), _fault_of_flips),
+    OPERATIONS: _Kind("|u1", (None,), lambda *_: None),
+    BLOCKS: _Kind("<f2", (4,), _fault_of_boxes),
 }
 """Of a view before it is mixed."""
 _OF_MIX: Mapping[str, _Kind] = {
-    PARTNERS: _Kind("<u4", ()),
-    SHARES: _Kind("<f4", ()),
-    CUTS: _Kind("<f2", (4,)),
+    PARTNERS: _Kind("<u4", (), _fault_of_partners),
+    SHARES: _Kind("<f4", (), _fault_of_shares),
+    CUTS: _Kind("<f2", (4,), _fault_of_boxes),
 }
 
 
@@ -72,25 +100,35 @@ def check_kinds(arrays: Arrays, *, num_axes: int) -> None:
     Raises:
         ValueError: they are not.
     """
-    own_names = [name for name in arrays if name in _OF_VIEW]
-    expected = {name: _OF_VIEW[name] for name in own_names}
-    if PARTNERS in arrays:
-        expected |= _OF_MIX
-        expected |= {f"{OF_PARTNER}{name}": _OF_VIEW[name] for name in own_names}
+    kinds = _kinds(arrays)
     has_one_box = (BOXES in arrays) != (PIXEL_BOXES in arrays)
-    if arrays.keys() != expected.keys() or FLIPS not in arrays or not has_one_box:
+    if arrays.keys() != kinds.keys() or FLIPS not in arrays or not has_one_box:
         raise ValueError(f"stored views are boxes and flips, not {', '.join(arrays)}")
     views = arrays[FLIPS].shape
     for name, array in arrays.items():
-        kind = expected[name]
-        sides = array.shape[num_axes:]
-        has_sides = len(sides) == len(kind.sides) and all(
-            side == asked or asked is None for side, asked in zip(sides, kind.sides, strict=True)
-        )
-        if array.dtype != kind.dtype or not has_sides or array.shape[:num_axes] != views:
+        kind = kinds[name]
+        is_shape = array.shape[:num_axes] == views and _fits(array.shape[num_axes:], kind.sides)
+        if array.dtype != kind.dtype or not is_shape:
             raise ValueError(
                 f"{name} of shape {array.shape} and type {array.dtype}, and flips of shape {views}"
             )
+
+
+def _kinds(arrays: Arrays) -> dict[str, _Kind]:
+    """Return the arrays that there are to be, where there are these."""
+    own_names = [name for name in arrays if name in _OF_VIEW]
+    kinds = {name: _OF_VIEW[name] for name in own_names}
+    if PARTNERS in arrays:
+        kinds |= _OF_MIX
+        kinds |= {f"{OF_PARTNER}{name}": _OF_VIEW[name] for name in own_names}
+    return kinds
+
+
+def _fits(sides: tuple[int, ...], asked: tuple[int | None, ...]) -> bool:
+    """Return whether the sides of an array are those that are asked for."""
+    if len(sides) != len(asked):
+        return False
+    return all(wanted in (None, side) for side, wanted in zip(sides, asked, strict=True))
 
 
 def check_values(arrays: Arrays, num_samples: int) -> None:
@@ -103,20 +141,10 @@ def check_values(arrays: Arrays, num_samples: int) -> None:
     Raises:
         ValueError: a box that does not lie in its image, or a number that means nothing.
     """
-    for name, array in arrays.items():
-        kind = name.removeprefix(OF_PARTNER)
-        if kind in (BOXES, BLOCKS, CUTS):
-            is_empty = (array == 0).all(-1)
-            if not (is_empty | are_boxes(array)).all():
-                raise ValueError(f"{name} of which one does not lie in its image")
-        elif kind == PIXEL_BOXES and ((array[..., 2] > 0) != (array[..., 3] > 0)).any():
-            raise ValueError(f"{name} of which one has no pixel")
-        elif kind == FLIPS and array.max(initial=0) > 1:
-            raise ValueError(f"{name} that are neither 0 nor 1")
-        elif kind == PARTNERS and array.max(initial=0) > num_samples:
-            raise ValueError(f"{name} beyond the last of {num_samples} samples")
-        elif kind == SHARES and not ((array >= 0) & (array <= 1)).all():  # nor is NaN
-            raise ValueError(f"{name} that are not from 0 to 1")
+    for name, kind in _kinds(arrays).items():
+        fault = kind.fault(arrays[name], num_samples)
+        if fault is not None:
+            raise ValueError(f"{name} {fault}")
     if PARTNERS in arrays:
         is_mixed = arrays[PARTNERS] > 0
         if (is_mixed & ~are_stored(arrays, prefix=OF_PARTNER)).any():
