@@ -9,6 +9,7 @@ import pytest
 import torch
 from map_caches import DATA, EVAL, STUDENT, TEACHER, losses, made
 from runs import IN_PROCESS, dump, train, train_config
+from safetensors.torch import load_file
 from segmentation_files import Shapes, write_cityscapes, write_voc
 
 from kdcache.cache import open_cache
@@ -254,6 +255,23 @@ def test_corners_are_aligned_in_training_and_evaluation(tmp_path: Path, exact: P
     saved = EvaluateConfig(model=str(tmp_path / "aligned"), compute=IN_PROCESS)
     again = evaluate_saved(saved)["scores"]["eval_loss"]
     assert again == pytest.approx(aligned["eval_loss"]), "as the run says"
+
+
+def test_weights_are_scored_on_whole_images_as_their_run_was(tmp_path: Path, exact: Path) -> None:
+    settings: dict[str, Any] = {"student": STUDENT, "loss": "ce", "batch_size": 8, "epochs": 1}
+    result = train(tmp_path / "run", cache=str(exact), data=DATA, eval_data=EVAL, **settings)
+    own = tmp_path / "run" / "student.safetensors"
+    silent = tmp_path / "silent.pt"  # says nothing of its size
+    torch.save(load_file(own), silent)
+    for weights in (own, silent):
+        saved = EvaluateConfig(
+            model=f"{STUDENT},weights={weights}",
+            data=EVAL,
+            recipe="segmentation-eval",
+            compute=IN_PROCESS,
+        )
+        scores = evaluate_saved(saved)["scores"]
+        assert scores["miou"] == pytest.approx(result["miou"])
 
 
 @pytest.mark.parametrize(
