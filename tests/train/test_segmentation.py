@@ -366,3 +366,22 @@ def test_models_of_torchvision_and_timm_give_maps(spec: str, sites: tuple[int, .
     assert heads and all(weight.grad is not None for weight in heads)
     with pytest.raises(KdcacheError, match="no weights; add weights=FILE"):
         open_model(spec, classes=5, recipe=recipe, task="segmentation", trained=True)
+
+
+def test_a_number_of_bytes_for_single_rows_is_refused_for_maps(
+    tmp_path: Path, exact: Path, recipe: str
+) -> None:
+    told = r"codec lowrank:bytes=8 is fitted to single rows, and a view has 48 of them here"
+    with pytest.raises(UsageError, match=told):
+        made(tmp_path / "cache", recipe, codec="lowrank:bytes=8")
+    with pytest.raises(UsageError, match=told):
+        recode_cache(exact, tmp_path / "recoded", codec="lowrank:bytes=8")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_two_views_of_a_sample_a_codec_of_maps_is_told_to_take_a_step(
+    tmp_path: Path, recipe: str
+) -> None:
+    made(tmp_path / "cache", recipe, codec="full:dtype=float32")
+    with pytest.raises(UsageError, match=r"dump another seed, or give step=$"):
+        recode_cache(tmp_path / "cache", tmp_path / "recoded", codec="lowrank:error=0.1")
