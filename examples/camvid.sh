@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Segmentation of street photographs: an EfficientNet-Lite2 that ImageNet has trained learns CamVid's eleven classes, and teaches
-# a small network that begins from nothing. It asks which loss is best, what codecs cost, and how many seeds a student needs.
+# a small network that begins from nothing. It asks which loss is best after a short and a longer training, what codecs cost, and
+# how many seeds a student needs.
 # Ends with a page for each question.
 #
 #   examples/camvid.sh CAMVID [OUT]                        by default: camvid-runs
@@ -74,9 +75,11 @@ step train-student teacher "${settings[@]}" --recipe "$recipe" --seeds 100:116 -
 dump 0:4
 students ways-one-order cache 0:4 "${losses[@]}" "${runs[@]}"
 students ways-other-order cache 0:4 "${losses[@]}" "${more_runs[@]}"
+students long-one-order cache 0:4 --epochs 12 "${losses[@]}" "${runs[@]}"
+students long-other-order cache 0:4 --epochs 12 "${losses[@]}" "${more_runs[@]}"
 
 # codecs, from the records of the same cache
-for codec in lowrank:error=0.1 lowrank:bytes=256; do
+for codec in lowrank:error=0.1 cosine lowrank:error=0.3; do
     name=${codec//[:=]/-}
     step recode cache "cache-$name" --codec "$codec" --seeds 0:4
     students "from-$name-one-order" "cache-$name" 0:4 --vary "loss=$dist1" "${runs[@]}"
@@ -93,5 +96,6 @@ for cache in cache*/; do
     kdcache info "${cache%/}" --json > "${cache%/}.json"
 done
 step report ways-* --no-evaluate -o losses.html
+step report long-* --no-evaluate -o long.html
 step report ways-*/loss=dist-tau=1* from-* --no-evaluate -o codecs.html
 step report ways-*/loss=dist-tau=1* seeds-* --no-evaluate -o seeds.html

@@ -47,7 +47,6 @@ from kdcache.config.arguments import checked_arguments
 from kdcache.config.files import parse_seeds
 from kdcache.dump.unit import tell_clipped
 from kdcache.errors import CacheError, MismatchError, UsageError
-from kdcache.positions import One
 from kdcache.runtime.console import progress, say
 from kdcache.runtime.stopping import heeding, look, until_stopped
 from kdcache.shapes import Records
@@ -196,13 +195,10 @@ def _fitted(source: Cache, codec: RowCodec) -> tuple[Codec, dict[float, float]]:
     if not (is_exact or isinstance(codec, BasisCodec)):
         return codec, {}
     pairs = pairs_of_cache(source, views=sample_views(codec))
-    other_targets = "step="
-    if isinstance(source.manifest.layout, One):
-        other_targets = "step= or bytes="
     if isinstance(codec, BasisCodec) and codec.error is not None and not pairs.differ:
         raise UsageError(
             f"{codec_spec(codec)} needs two different views of a sample, and cache {source} does"
-            f" not hold them; dump another seed, or give {other_targets}"
+            " not hold them; dump another seed, or give step= or bytes="
         )
     rows = f"{len(pairs.teacher)} {_kind_of_rows(source)}"
     say(f"measuring codec {codec_spec(codec)} on {rows} of {source}")

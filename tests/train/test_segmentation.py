@@ -377,11 +377,3 @@ def test_a_number_of_bytes_for_single_rows_is_refused_for_maps(
     with pytest.raises(UsageError, match=told):
         recode_cache(exact, tmp_path / "recoded", codec="lowrank:bytes=8")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_without_two_views_of_a_sample_a_codec_of_maps_is_told_to_take_a_step(
-    tmp_path: Path, recipe: str
-) -> None:
-    made(tmp_path / "cache", recipe, codec="full:dtype=float32")
-    with pytest.raises(UsageError, match=r"dump another seed, or give step=$"):
-        recode_cache(tmp_path / "cache", tmp_path / "recoded", codec="lowrank:error=0.1")
