@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Segmentation of street photographs: an EfficientNet-Lite2 that ImageNet has trained learns CamVid's eleven classes, and teaches
-# a small network that begins from nothing. It asks which loss is best after a short and a longer training, what codecs cost, and
+# a small network that begins from nothing. It asks which loss is best after trainings of three lengths, what codecs cost, and
 # how many seeds a student needs.
 # Ends with a page for each question.
 #
@@ -30,7 +30,6 @@ part() { # part NAME: the spec of the photographs for training, or of those for 
     echo "segfolder:photographs/$1,images=images/{}.png,classes=photographs/classes.txt,ids=photographs/ids.csv"
 }
 
-recipe=$here/camvid.toml
 settings=(--config "$here/camvid_settings.toml" --data "$(part train)")
 teacher=timm:tf_efficientnet_lite2,output_stride=16,mean=0.5,std=0.5 # of pixels; EfficientNet-Lite wants -1 to 1
 taught=$teacher,weights=teacher/student.safetensors
@@ -48,7 +47,7 @@ step() { # say what runs, and run it; results go to the run's folder, not to the
 }
 
 dump() { # dump SEEDS: more of them go into the same cache
-    step dump-teacher cache "${settings[@]}" --recipe "$recipe" --teacher "$taught" --seeds "$1"
+    step dump-teacher cache "${settings[@]}" --recipe "$here/camvid.toml" --teacher "$taught" --seeds "$1"
 }
 
 students() { # students OUT CACHE SEEDS OPTION...: side by side
@@ -66,9 +65,9 @@ read -ra runs <<< "$(vary run_seed "${run_seeds[@]}")"
 read -ra more_runs <<< "$(vary run_seed "${more_run_seeds[@]}")"
 read -ra losses <<< "$(vary loss ce "$kl1" "$cwd" "$dist1" "$dist4")"
 
-# seeds from 100: the teacher learns from other views than the students will see
-step train-student teacher "${settings[@]}" --recipe "$recipe" --seeds 100:116 --loss ce \
-    --student "$teacher,input_size=160x224,weights_backbone=lite2.safetensors" --epochs 16 --lr 5e-4
+# the teacher learns from larger views than the students will see
+step train-student teacher "${settings[@]}" --recipe "$here/camvid_teacher.toml" --seeds 100:116 --loss ce \
+    --student "$teacher,weights_backbone=lite2.safetensors" --epochs 16 --batch-size 8 --lr 5e-4
 [[ -s teacher.json ]] || kdcache evaluate "$taught" --data "$(part test)" --recipe segmentation-eval --workers 0 --json > teacher.json
 
 # the losses
@@ -77,6 +76,7 @@ students ways-one-order cache 0:4 "${losses[@]}" "${runs[@]}"
 students ways-other-order cache 0:4 "${losses[@]}" "${more_runs[@]}"
 students long-one-order cache 0:4 --epochs 12 "${losses[@]}" "${runs[@]}"
 students long-other-order cache 0:4 --epochs 12 "${losses[@]}" "${more_runs[@]}"
+students longest cache 0:4 --epochs 24 --vary loss=ce --vary "loss=$dist1" "${runs[@]}"
 
 # codecs, from the records of the same cache
 for codec in lowrank:error=0.1 cosine lowrank:error=0.3; do
@@ -97,5 +97,6 @@ for cache in cache*/; do
 done
 step report ways-* --no-evaluate -o losses.html
 step report long-* --no-evaluate -o long.html
+step report longest --no-evaluate -o longest.html
 step report ways-*/loss=dist-tau=1* from-* --no-evaluate -o codecs.html
 step report ways-*/loss=dist-tau=1* seeds-* --no-evaluate -o seeds.html
