@@ -267,7 +267,8 @@ def measure_epochs(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Return times of epochs on labels, and with DIST from slabs and in windows."""
     config = dump_config(folder, options, seeds="0:2", unit_rows=max(options.views // 4, 1))
     run_dump(config)
-    given = argparse.Namespace(**{**vars(options), "student": options.model, "window": 2})
+    changes = {"student": options.model, "teacher": None, "window": 2}
+    given = argparse.Namespace(**{**vars(options), **changes})
     return epochs(open_cache(config.cache), folder, given)
 
 

@@ -2,7 +2,7 @@
 labels only, memory of the loss.
 
     python benchmarks/map_epoch.py CACHE --student timm:test_resnet,output_stride=8 [--data SPEC
-    --threads N] [--json]
+    --teacher SPEC --threads N] [--json]
 
 CACHE is one of segmentation with two complete seeds or more, in a folder (benchmarks/README.md says
 how to make one). Trainers of the product itself take turns on the same rows under the same seeds.
@@ -105,8 +105,8 @@ def reading(cache: Cache, folder: Path, options: argparse.Namespace) -> dict[str
 
 
 def epochs(cache: Cache, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Return seconds of epochs on labels only, and with DIST from slabs and in windows, and their
-    ratios."""
+    """Return seconds of epochs on labels only, and with DIST from slabs, in windows and from the
+    teacher in the loop if there is one, and their ratios."""
     recipe = folder / "recipe.toml"
     recipe.write_text(tomli_w.dumps(cache.manifest.recipe.table))
     seeds = cache.complete_seeds()
@@ -129,6 +129,10 @@ def epochs(cache: Cache, folder: Path, options: argparse.Namespace) -> dict[str,
         "slabs": TrainConfig(loss=DIST, cache=path, **common),
         "windows": TrainConfig(loss=DIST, cache=path, window=options.window, **common),
     }
+    if options.teacher:
+        configs["loop"] = TrainConfig(
+            loss=DIST, teacher=options.teacher, recipe=str(recipe), **common
+        )
     metrics = MetricsFile(folder / "metrics.jsonl", step=0)
     trainers = {name: Trainer(config) for name, config in configs.items()}
     runs = {name: StudentRun(trainer, metrics) for name, trainer in trainers.items()}
@@ -141,7 +145,8 @@ def epochs(cache: Cache, folder: Path, options: argparse.Namespace) -> dict[str,
         **found,
         **{
             f"{name}_over_labels": spreads(times[name] / times["labels"])
-            for name in ("slabs", "windows")
+            for name in configs
+            if name != "labels"
         },
     }
 
@@ -159,6 +164,7 @@ def main() -> None:
     parser.add_argument("cache")
     parser.add_argument("--student", required=True)
     parser.add_argument("--data", help="by default the spec in the cache")
+    parser.add_argument("--teacher", help="that made the cache, to run it in the loop as well")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--window", type=int, default=4, help="units of a window")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")

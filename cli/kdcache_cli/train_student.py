@@ -72,7 +72,11 @@ SECTIONS = {
     "--tail", help="Tail of a topk cache: uniform, ghost or none  [uniform].", metavar="NAME"
 )
 @click.option("--epochs", type=int, help="Epochs in all  [100].", metavar="N")
-@click.option("--eval-data", help="Source to evaluate on after each epoch.", metavar="SPEC")
+@click.option(
+    "--eval-data",
+    help="Source to evaluate on after each epoch, or, with --set eval_every=N, each Nth.",
+    metavar="SPEC",
+)
 @click.option(
     "--seeds", help="Seeds to take turns over the epochs  [all of the cache].", metavar="A:B"
 )

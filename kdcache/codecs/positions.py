@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from kdcache.codecs.basis import BasisCodec
 from kdcache.codecs.protocol import Codec, RowCodec
 from kdcache.codecs.record_bytes import Packed, as_records, plane_fields, to_bytes
 from kdcache.deferred import Tensor, torch
@@ -299,11 +300,22 @@ def with_layout(rows: RowCodec, layout: Layout) -> Codec:
 
 
 def require_fitting(rows: RowCodec, layout: Layout) -> None:
-    """Raise a UsageError if a codec does not hold what a loss sees of logits of a layout."""
+    """Check that a codec holds what a loss sees of logits of a layout, and can be fitted to them.
+
+    Raises:
+        UsageError: it does not, or cannot.
+    """
     if layout.activation == "sigmoid" and not rows.keeps_mean:
         raise UsageError(
             f"codec {rows.name} does not hold the mean of a row, which the sigmoids of these"
             " logits see; use cosine or full"
+        )
+    if isinstance(layout, One) or not isinstance(rows, BasisCodec):
+        return
+    if rows.bytes is not None:
+        raise UsageError(
+            f"codec {rows.name}:bytes={rows.bytes:g} is fitted to single rows, and a view has"
+            f" {layout.num_positions} of them here, which would take more; give step= or error="
         )
 
 

@@ -20,6 +20,8 @@ def upsampled(maps: Maps, size: tuple[int, int], *, align_corners: bool = False)
     planes = maps.permute(0, 3, 1, 2)
     if planes.shape[2:] == size:
         return planes
+    # cross-entropy would copy large planes that lie pixel by pixel; here they are small
+    planes = planes.contiguous()
     return functional.interpolate(planes, size, mode="bilinear", align_corners=align_corners)
 
 

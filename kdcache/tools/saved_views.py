@@ -17,7 +17,8 @@ def saved_recipes(saved: SavedModel, name: str | None) -> tuple[Recipe, Recipe]:
 
     Of a run these are the recipe of its training, and the one that is named or that the run is
     evaluated with. Of weights both are the one that is named, or `eval` at the size that they say;
-    so they are of a run whose cache is gone, which is told.
+    so they are of a run whose cache is gone, which is told. A recipe of whole images has no size
+    to open a model for: that is the one that the weights say.
 
     Args:
         saved: the model.
@@ -29,8 +30,8 @@ def saved_recipes(saved: SavedModel, name: str | None) -> tuple[Recipe, Recipe]:
     """
     run = saved.run
     if run is None:
-        recipe = _recipe_of_weights(saved, name)
-        return recipe, recipe
+        views = _recipe_of_weights(saved, name)
+        return _with_size(views, saved), views
     if run.recipe is not None:
         training = load_recipe(run.recipe)
     else:
@@ -52,6 +53,16 @@ def _recipe_of_cache(saved: SavedModel, cache: str, eval_recipe: str | None) -> 
             views = f"the recipe of views is taken for {_DEFAULT_RECIPE}; --recipe names another"
         say(f"note: {error}; mode and size of images are those that the weights say, {views}")
         return _recipe_of_weights(saved, None)
+
+
+def _with_size(views: Recipe, saved: SavedModel) -> Recipe:
+    """Return a recipe that has a size: of whole images, which a model sees at any, the one that
+    the weights say, or that of `eval`."""
+    if views.size is not None:
+        return views
+    if saved.facts is not None:
+        return views.at(saved.facts.size)
+    return views.at(load_recipe(_DEFAULT_RECIPE).size)
 
 
 def _recipe_of_weights(saved: SavedModel, name: str | None) -> Recipe:

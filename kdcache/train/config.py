@@ -37,6 +37,8 @@ class TrainConfig(LoaderConfig):
     """Spec of the loss."""
     eval_data: str | None = None
     """Spec of the source to evaluate on after each epoch."""
+    eval_every: int = 1
+    """Epochs from one evaluation to the next; the last epoch is evaluated anyway."""
     eval_recipe: str | None = None
     """By default the one that the training recipe names."""
     eval_window: tuple[int, ...] | None = None
@@ -78,6 +80,13 @@ class TrainConfig(LoaderConfig):
     def _check_numbers(self) -> None:
         if self.log_steps < 1:
             raise UsageError(f"log_steps is {self.log_steps}; it must be at least 1")
+        if self.eval_every < 1:
+            raise UsageError(f"eval_every is {self.eval_every}; it must be at least 1")
+        if self.eval_every > 1 and self.eval_data is None:
+            raise UsageError(
+                f"eval_every is {self.eval_every}, and there is nothing to evaluate on; give"
+                " eval_data, too, or leave it out"
+            )
         if self.loss_warmup_epochs < 0:
             raise UsageError(
                 f"loss_warmup_epochs is {self.loss_warmup_epochs}; it must be 0 or more"

@@ -55,11 +55,11 @@ class Keeper:
 
     def before_evaluation(self) -> None:
         """Keep the epoch's last step: an evaluation may take long, be stopped, or fail."""
-        if is_main() and self._trainer.evaluation is not None:
+        if is_main() and self._trainer.evaluates(self._trainer.epoch):
             self._save()
 
     def after_epoch(self, line: Mapping[str, Any]) -> None:
-        """Keep an epoch that is evaluated, and its weights if it is the best so far.
+        """Keep an epoch, and its weights if it is the best so far of those that were evaluated.
 
         Args:
             line: the epoch's metrics.

@@ -11,7 +11,14 @@ from kdcache.train.config import TrainConfig
 
 _OWN = ("run_seed", "order_seed")
 """Settings of the loader that each student may have its own of."""
-_COMMON = ("eval_data", "eval_recipe", "eval_window", "align_corners", "sync_batch_norm")
+_COMMON = (
+    "eval_data",
+    "eval_every",
+    "eval_recipe",
+    "eval_window",
+    "align_corners",
+    "sync_batch_norm",
+)
 """Settings of a training that all have in common, besides those of the loader."""
 
 

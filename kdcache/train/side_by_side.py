@@ -47,7 +47,7 @@ class StudentRun:
     before_evaluation: Callable[[], None] = _nothing
     """Called after the epoch's last step, when `state` may be taken."""
     after_epoch: Callable[[Mapping[str, Any]], None] = _nothing
-    """Called with the line of metrics of an epoch that is scored."""
+    """Called with the line of metrics of an epoch, after its evaluation if there is one."""
     leaves_others: bool = False
     """Whether others go on when this one fails."""
     error: KdcacheError | None = None
@@ -105,7 +105,7 @@ def train_epoch(
     look: Callable[[], None] = _nothing,
     outlook: Outlook | None = None,
 ) -> None:
-    """Train what is left of the earliest epoch that a student lacks, and evaluate it.
+    """Train what is left of the earliest epoch that a student lacks, and evaluate it if due.
 
     A run that was stopped in the evaluation goes on with that.
 
@@ -124,8 +124,12 @@ def train_epoch(
     if untrained:
         _train(untrained, look, outlook)
     trained = [run for run in in_epoch if run.error is None]
-    if trained:
+    if trained and trained[0].trainer.evaluates(earliest + 1):
         _score(trained, outlook)
+    else:
+        for run in trained:
+            with run.failing_alone():
+                _tell(run, {})
 
 
 def start_epoch(trainers: Sequence[Trainer]) -> list[int]:
@@ -172,12 +176,11 @@ def own_parts(trainer: Trainer, parts: Iterable[SizedPart]) -> Iterator[Distilla
 
 
 def scores_of(trainers: Sequence[Trainer]) -> list[dict[str, float]]:
-    """Return the scores of each student on the evaluation data, if there is any (`top1`, `top5`,
-    `eval_loss`), and these after `ema_`, from one pass over it."""
+    """Return the scores of each student on the evaluation data (`top1`, `top5`, `eval_loss`), and
+    these after `ema_`, from one pass over it."""
     scores: list[dict[str, float]] = [{} for _ in trainers]
     evaluation = trainers[0].evaluation
-    if evaluation is None:
-        return scores
+    assert evaluation is not None, "what is scored is scored on something"
     models = []
     sizes = []
     places = []
@@ -240,13 +243,12 @@ def _train(runs: Sequence[StudentRun], look: Callable[[], None], outlook: Outloo
 
 def _start_outlook(outlook: Outlook, trainer: Trainer) -> None:
     loader = trainer.loader
-    epochs_to_come = loader.config.epochs - loader.epoch - 1
-    evaluations_left = 0
-    if trainer.evaluation is not None:
-        evaluations_left = epochs_to_come + 1
+    num_epochs = loader.config.epochs
+    epochs_to_come = num_epochs - loader.epoch - 1
+    epochs_left = range(loader.epoch + 1, num_epochs + 1)
     outlook.start_epoch(
         steps_left=epochs_to_come * loader.steps_per_epoch + loader.num_steps - loader.step,
-        evaluations_left=evaluations_left,
+        evaluations_left=sum(trainer.evaluates(epoch) for epoch in epochs_left),
     )
 
 

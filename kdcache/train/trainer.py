@@ -78,7 +78,7 @@ class Trainer:
         self.epoch_step = 0
         """How many steps of the next one are done."""
         self.unscored: dict[str, Any] | None = None
-        """The line of an epoch that is trained and not evaluated yet."""
+        """The line of an epoch that is trained, and whose scores are still to come."""
         self.tally = EpochTally()
         """Of the epoch that is at work."""
         self._saved: dict[str, Any] | None = None
@@ -96,6 +96,12 @@ class Trainer:
         if self.unscored is None:
             return self.epoch
         return self.epoch - 1
+
+    def evaluates(self, epoch: int) -> bool:
+        """Return whether an epoch, counted from 1, is evaluated."""
+        if self.evaluation is None:
+            return False
+        return epoch == self.config.epochs or epoch % self.config.eval_every == 0
 
     @property
     def weights_to_score(self) -> dict[str, nn.Module]:

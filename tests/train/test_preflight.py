@@ -67,6 +67,8 @@ def test_a_device_is_looked_at_before_data_are(
         (["--set", "sync_batch_norm=true"], "sync_batch_norm is for CUDA only; leave it out"),
         (["--set", "eval_window=[16]"], "eval_window is [16]; it must be [height, width]"),
         (["--set", "eval_recipe=evel"], "did you mean 'eval'"),
+        (["--set", "eval_every=0"], "eval_every is 0; it must be at least 1"),
+        (["--set", "eval_every=5"], "eval_every is 5, and there is nothing to evaluate on; give"),
         (["--recipe", "digitz"], "did you mean 'digits'"),
         (["--seeds", "4:2"], "0:4 means"),
         (["--student", "timm:resnet81"], "did you mean 'resnet"),

@@ -255,6 +255,22 @@ def test_best_weights_are_those_of_the_best_score(tmp_path: Path) -> None:
     assert scores_of([evaluation])[0]["top1"] == result["best_top1"]
 
 
+def test_every_second_epoch_and_the_last_are_evaluated_as_they_would_be_anyway(
+    tmp_path: Path,
+) -> None:
+    settings: dict[str, Any] = {"recipe": "digits", "loss": "ce", "eval_data": DIGITS, "epochs": 5}
+    every = train(tmp_path / "1", **settings)
+    second = train(tmp_path / "2", **settings, eval_every=2)
+    scores: list[dict[int, float]] = []
+    for run in ("1", "2"):
+        lines = read_metrics(tmp_path / run / "metrics.jsonl")
+        scores.append({line["epoch"]: line["top1"] for line in lines if "top1" in line})
+    assert list(scores[1]) == [2, 4, 5]
+    assert scores[1] == {epoch: scores[0][epoch] for epoch in scores[1]}
+    assert second["top1"] == every["top1"]
+    assert second["best_top1"] == max(scores[1].values()) == scores[1][second["best_epoch"]]
+
+
 def test_metrics_also_go_to_tensorboard(tmp_path: Path, cache: str) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from map_caches import DATA, EVAL, STUDENT, TEACHER, losses, made
 from runs import IN_PROCESS, dump, train, train_config
+from safetensors.torch import load_file
 from segmentation_files import Shapes, write_cityscapes, write_voc
 
 from kdcache.cache import open_cache
@@ -256,6 +257,23 @@ def test_corners_are_aligned_in_training_and_evaluation(tmp_path: Path, exact: P
     assert again == pytest.approx(aligned["eval_loss"]), "as the run says"
 
 
+def test_weights_are_scored_on_whole_images_as_their_run_was(tmp_path: Path, exact: Path) -> None:
+    settings: dict[str, Any] = {"student": STUDENT, "loss": "ce", "batch_size": 8, "epochs": 1}
+    result = train(tmp_path / "run", cache=str(exact), data=DATA, eval_data=EVAL, **settings)
+    own = tmp_path / "run" / "student.safetensors"
+    silent = tmp_path / "silent.pt"  # says nothing of its size
+    torch.save(load_file(own), silent)
+    for weights in (own, silent):
+        saved = EvaluateConfig(
+            model=f"{STUDENT},weights={weights}",
+            data=EVAL,
+            recipe="segmentation-eval",
+            compute=IN_PROCESS,
+        )
+        scores = evaluate_saved(saved)["scores"]
+        assert scores["miou"] == pytest.approx(result["miou"])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -348,3 +366,14 @@ def test_models_of_torchvision_and_timm_give_maps(spec: str, sites: tuple[int, .
     assert heads and all(weight.grad is not None for weight in heads)
     with pytest.raises(KdcacheError, match="no weights; add weights=FILE"):
         open_model(spec, classes=5, recipe=recipe, task="segmentation", trained=True)
+
+
+def test_a_number_of_bytes_for_single_rows_is_refused_for_maps(
+    tmp_path: Path, exact: Path, recipe: str
+) -> None:
+    told = r"codec lowrank:bytes=8 is fitted to single rows, and a view has 48 of them here"
+    with pytest.raises(UsageError, match=told):
+        made(tmp_path / "cache", recipe, codec="lowrank:bytes=8")
+    with pytest.raises(UsageError, match=told):
+        recode_cache(exact, tmp_path / "recoded", codec="lowrank:bytes=8")
+    assert list(tmp_path.iterdir()) == []

@@ -330,6 +330,7 @@ def test_one_that_fails_in_the_evaluation_leaves_the_others(
         ({"batch_size": 16}, "batch_size: 32 and 16"),
         ({"run_seed": 7}, "in other orders (run_seed 0 and 7); give all the same order_seed"),
         ({"eval_data": None}, "eval_data: "),
+        ({"eval_every": 2}, "eval_every: 1 and 2"),
         ({"compute": ComputeConfig(workers=0, device="cpu", precision="bfloat16")}, "precision"),
         ({"seeds": "0:1"}, "seeds: None and '0:1'"),
         ({"run": "labels"}, "two runs have the folder labels"),
