@@ -369,3 +369,18 @@ def batch_of_one(classes: int = 10) -> nn.Module:
 def anything(**options: Any) -> nn.Module:
     """Take any option, as functions of users do."""
     return conv(seed=7)
+
+
+class Strongest(nn.Module):
+    """Give each pixel the class of its strongest colour, at stride 1 or another."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 20 * nn.functional.avg_pool2d(images, self.stride)
+
+
+def strongest(stride: int = 1) -> nn.Module:
+    return Strongest(stride)

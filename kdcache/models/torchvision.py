@@ -15,7 +15,7 @@ from kdcache.config.spec import Spec, choose
 from kdcache.config.user_functions import check_options
 from kdcache.errors import ModelError
 from kdcache.models.building import Built, constructing
-from kdcache.models.coco_classes import keep_named_classes
+from kdcache.models.coco_classes import keep_named_classes, named_classes
 
 _AUXILIARY = "aux_classifier"
 
@@ -82,7 +82,10 @@ def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
     _require_classes(spec, entry, classes)
     with constructing(spec, "its weights must be reachable"):
         whole = models.get_model(name, weights=entry, **options)
-    return _Maps(whole, is_auxiliary=is_auxiliary), _normalisation(entry)
+    wishes = _normalisation(entry)
+    if entry:
+        wishes["label_names"] = tuple(entry.meta["categories"])
+    return _Maps(whole, is_auxiliary=is_auxiliary), wishes
 
 
 def build_detector(spec: Spec, classes: int | None, channels: int) -> Built:
@@ -108,10 +111,15 @@ def build_detector(spec: Spec, classes: int | None, channels: int) -> Built:
     _require_detector_options(spec, name, options)
     with constructing(spec, "its weights must be reachable"):
         detector = models.get_model(name, weights=entry, **options)
+    wishes: dict[str, Any] = {
+        "mean": tuple(detector.transform.image_mean),
+        "std": tuple(detector.transform.image_std),
+    }
     if entry:
-        keep_named_classes(detector, entry.meta["categories"], has_background=_has_background(name))
-    transform = detector.transform
-    return detector, {"mean": tuple(transform.image_mean), "std": tuple(transform.image_std)}
+        categories = entry.meta["categories"]
+        keep_named_classes(detector, categories, has_background=_has_background(name))
+        wishes["label_names"] = named_classes(categories)
+    return detector, wishes
 
 
 def _require_detector_options(spec: Spec, name: str, options: Mapping[str, Any]) -> None:

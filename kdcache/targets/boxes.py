@@ -38,6 +38,7 @@ class ClassBoxes:
     plural: ClassVar[str] = "boxes"
     follows_views: ClassVar[bool] = True
     layouts: ClassVar[frozenset[str]] = frozenset({"pyramid", "proposals"})
+    eval_recipe: ClassVar[str] = "detection-eval"
     is_small: ClassVar[bool] = False
 
     def checked(self, target: Any, image: Image.Image, classes: int, name: str) -> ObjectBoxes:

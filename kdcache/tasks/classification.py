@@ -12,15 +12,17 @@ from kdcache.losses import Loss
 from kdcache.models.vision_model import TeacherLogits
 from kdcache.positions import Layout
 from kdcache.runtime.distributed import all_sum
-from kdcache.shapes import Labels, Logits, Rows, Scalar, Targets
+from kdcache.shapes import Labels, Logits, Rows, Scalar, Targets, Views
 from kdcache.soft_targets import SoftTargets
 from kdcache.targets import ClassLabel
+from kdcache.tasks.class_predictions import ClassPredictions
 from kdcache.tasks.class_report import ClassReport
 from kdcache.tasks.classification_picture import draw_classification
 from kdcache.tasks.deviations import row_deviations
 from kdcache.tasks.label_notes import class_text, is_one_class_only, missing_classes
 from kdcache.tasks.losses import refuse_positions
 from kdcache.tasks.picture import Picture, ShownView
+from kdcache.tasks.predictions import PredictionSettings
 from kdcache.tasks.score_names import BEST
 
 
@@ -58,6 +60,11 @@ class Classification:
         task = task_loss(logits, labels, label_smoothing=label_smoothing)
         return {**loss.terms(logits, teacher, labels.first), "task": loss.ce * task}
 
+    def output(self, model: nn.Module, views: Views) -> Logits:
+        """Return the logits."""
+        logits: Logits = model(views)
+        return logits
+
     def label_notes(
         self, labels: Sequence[Rows], classes: int, names: Sequence[str] | None
     ) -> list[str]:
@@ -85,6 +92,14 @@ class Classification:
     def reports(self, class_names: Sequence[str], device: torch.device | str) -> list[ClassReport]:
         """Return an empty report by class."""
         return [ClassReport(class_names, device)]
+
+    def predictions(self, settings: PredictionSettings) -> ClassPredictions:
+        """Return an empty table of them.
+
+        Raises:
+            KdcacheError: they cannot be written so.
+        """
+        return ClassPredictions(settings)
 
     def statistics(
         self, logits: TeacherLogits, targets: Targets | None, layout: Layout

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
@@ -21,15 +21,17 @@ from kdcache.models.detector_output import DetectorOutput
 from kdcache.models.vision_model import TeacherLogits
 from kdcache.positions import Layout
 from kdcache.positions.proposals import is_there
-from kdcache.shapes import Activation, Labels, Rows, Scalar
+from kdcache.shapes import Activation, Labels, Rows, Scalar, Views
 from kdcache.soft_targets import AnchorTargets, DenseTargets, SoftTargets
 from kdcache.targets import ClassBoxes
+from kdcache.tasks.box_predictions import BoxPredictions
 from kdcache.tasks.box_score import BoxScore
 from kdcache.tasks.class_probabilities import class_probabilities
 from kdcache.tasks.detection_picture import draw_detection
 from kdcache.tasks.deviations import row_deviations
 from kdcache.tasks.label_notes import missing_classes
 from kdcache.tasks.picture import Picture, ShownView
+from kdcache.tasks.predictions import PredictionSettings
 from kdcache.tasks.score_names import BEST
 
 _FEW_VIEWS = 4
@@ -82,6 +84,11 @@ class Detection:
         sums["task"] = loss.ce * torch.stack(losses).sum()
         return sums
 
+    def output(self, model: nn.Module, views: Views) -> DetectorOutput:
+        """Return what the detector gives."""
+        output: DetectorOutput = model(views)
+        return output
+
     def label_notes(
         self, labels: Sequence[Rows], classes: int, names: Sequence[str] | None
     ) -> list[str]:
@@ -102,6 +109,14 @@ class Detection:
     def reports(self, class_names: Sequence[str], device: torch.device | str) -> Sequence[Any]:
         """Return none: the scores have each class."""
         return []
+
+    def predictions(self, settings: PredictionSettings) -> BoxPredictions:
+        """Return an empty table of them.
+
+        Raises:
+            KdcacheError: they cannot be written so.
+        """
+        return BoxPredictions(settings)
 
     def statistics(self, logits: TeacherLogits, targets: Any, layout: Layout) -> dict[str, Tensor]:
         """Return means over views: `confidence` is the largest probability of a class at any

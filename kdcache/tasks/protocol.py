@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdcache.losses import Loss
 from kdcache.models.vision_model import TeacherLogits
 from kdcache.positions import Layout
-from kdcache.shapes import Labels, Masks, Rows, Scalar, Targets
+from kdcache.shapes import Labels, Masks, Rows, Scalar, Targets, Views
 from kdcache.soft_targets import SoftTargets
 from kdcache.tasks.picture import Picture, ShownView
+from kdcache.tasks.predictions import Predictions, PredictionSettings
 
 
 @runtime_checkable
@@ -59,6 +60,9 @@ class Task(Protocol):
         """Return the weighted terms of a batch's loss, by name: those against the teacher, and
         `task`, the labels'."""
 
+    def output(self, model: nn.Module, views: Views) -> Any:
+        """Return what a model gives of views in an evaluation."""
+
     def label_notes(
         self, labels: Sequence[Rows], classes: int, names: Sequence[str] | None
     ) -> list[str]:
@@ -76,6 +80,13 @@ class Task(Protocol):
 
     def reports(self, class_names: Sequence[str], device: torch.device | str) -> Sequence[Score]:
         """Return empty scores of what is told of single models alone, not after each epoch."""
+
+    def predictions(self, settings: PredictionSettings) -> Predictions:
+        """Return what writes what a model sees in images; nothing is written yet.
+
+        Raises:
+            KdcacheError: settings that the model's classes or the images' names do not allow.
+        """
 
     def statistics(
         self, logits: TeacherLogits, targets: Targets | Masks | None, layout: Layout

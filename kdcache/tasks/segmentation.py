@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from kdcache.errors import UsageError
@@ -20,14 +20,16 @@ from kdcache.losses import Loss
 from kdcache.models.vision_model import TeacherLogits
 from kdcache.positions import Layout
 from kdcache.runtime.distributed import all_sum
-from kdcache.shapes import IGNORED, Labels, Maps, Masks, Rows, Scalar, ViewLogits
+from kdcache.shapes import IGNORED, Labels, Maps, Masks, Rows, Scalar, ViewLogits, Views
 from kdcache.soft_targets import PickedTargets, SoftTargets, segments_of
 from kdcache.targets import ClassMask
 from kdcache.tasks.deviations import row_deviations
 from kdcache.tasks.label_notes import class_text, missing_classes
 from kdcache.tasks.losses import refuse_positions
+from kdcache.tasks.map_predictions import MapPredictions
 from kdcache.tasks.map_sizes import masks_at, upsampled
 from kdcache.tasks.picture import Picture, ShownView
+from kdcache.tasks.predictions import PredictionSettings
 from kdcache.tasks.score_names import BEST
 from kdcache.tasks.segmentation_picture import draw_segmentation
 
@@ -46,6 +48,9 @@ class Segmentation:
 
     align_corners: bool = False
     """How logits are upsampled where labels are compared, see `upsampled`."""
+    window: tuple[int, int] | None = None
+    """Height and width of windows that slide over views in an evaluation; None if they are seen
+    whole."""
     name: ClassVar[str] = ClassMask.task
     best: ClassVar[str] = BEST[name]
     summary: ClassVar[tuple[str, ...]] = ("miou", "pixel_accuracy", "eval_loss")
@@ -92,6 +97,13 @@ class Segmentation:
                 sums.update(terms)
         return sums
 
+    def output(self, model: nn.Module, views: Views) -> ViewLogits:
+        """Return the logits of views that are seen whole, or through windows."""
+        if self.window is None:
+            logits: ViewLogits = model(views)
+            return logits
+        return slide(model, views, self.window, align_corners=self.align_corners)
+
     def label_notes(
         self, labels: Sequence[Rows], classes: int, names: Sequence[str] | None
     ) -> list[str]:
@@ -121,6 +133,14 @@ class Segmentation:
     def reports(self, class_names: Sequence[str], device: torch.device | str) -> Sequence[Any]:
         """Return none: the scores have each class."""
         return []
+
+    def predictions(self, settings: PredictionSettings) -> MapPredictions:
+        """Return what writes them, an image each.
+
+        Raises:
+            KdcacheError: they cannot be written so.
+        """
+        return MapPredictions(settings, align_corners=self.align_corners)
 
     def statistics(
         self, logits: TeacherLogits, targets: Masks | None, layout: Layout
@@ -260,7 +280,7 @@ class MapScore:
 
 
 def slide(
-    model: torch.nn.Module,
+    model: nn.Module,
     views: Tensor,
     window: tuple[int, int],
     *,

@@ -36,7 +36,7 @@ def evaluate_saved(config: EvaluateConfig) -> dict[str, Any]:
     with joined_processes(device_type(config.compute.device)), others_that_fail():
         source = open_source(data)
         saved.require_order(source)
-        training, recipe = saved_recipes(saved, config.recipe)
+        training, recipe = saved_recipes(saved, config.recipe, task_of(source))
         model = open_model(
             saved.spec,
             classes=source.classes,

@@ -19,7 +19,7 @@ class EvaluateConfig:
     data: str | None = None
     """Spec of the source; by default the run's evaluation data."""
     recipe: str | None = None
-    """Of the views; by default the run's recipe of evaluation, else `eval`."""
+    """Of the views; by default the run's recipe of evaluation, else one for the task."""
     window: tuple[int, ...] | None = None
     """Height and width of windows that slide over images of segmentation; by default the run's,
     else they are seen whole."""

@@ -15,13 +15,18 @@ from kdcache.runtime.console import say
 from kdcache.runtime.files import write_file
 from kdcache.shapes import Logits, Probabilities, Views, sides
 from kdcache.targets import ClassLabel
-from kdcache.tools.export_model_config import ONNX, SCRIPT, ExportModelConfig, require_onnx
+from kdcache.tools.export_model_config import (
+    ONNX,
+    SCRIPT,
+    ExportModelConfig,
+    require_classifier,
+    require_onnx,
+)
 from kdcache.tools.program_files import write_program
 from kdcache.tools.saved_classes import (
     CLASSES_ADVICE,
     known_classes,
     names_for,
-    require_classifier,
 )
 from kdcache.tools.saved_model import find_model
 from kdcache.tools.saved_views import saved_recipes
@@ -65,10 +70,10 @@ def export_model(config: ExportModelConfig) -> dict[str, Any]:
             something else than the model; or what writes the file is not installed.
     """
     saved = find_model(config.model)
-    require_classifier(saved, "export-model")
+    require_classifier(saved)
     if config.ending == ONNX:
         require_onnx()
-    training, views = saved_recipes(saved, config.recipe)
+    training, views = saved_recipes(saved, config.recipe, ClassLabel.task)
     num_classes, names = known_classes(saved, config.classes)
     model = open_model(
         saved.spec,

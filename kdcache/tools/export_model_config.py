@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdcache.config.spec import choose
-from kdcache.errors import KdcacheError
+from kdcache.errors import KdcacheError, UsageError
 from kdcache.runtime.files import require_writable
-from kdcache.tools.saved_classes import checked_classifier, known_classes
+from kdcache.targets import ClassLabel
+from kdcache.tools.saved_classes import checked_saved, known_classes, known_task
+from kdcache.tools.saved_model import SavedModel
 
 ONNX = ".onnx"
 EXPORTED = ".pt2"
@@ -47,10 +49,21 @@ def check_specs(config: ExportModelConfig) -> None:
         KdcacheError: one of them is unknown, or not there; or what writes the file is not
             installed.
     """
-    saved = checked_classifier(config.model, "export-model", recipe=config.recipe)
+    saved = checked_saved(config.model, task=None, recipe=config.recipe)
+    require_classifier(saved)
     known_classes(saved, config.classes)
     if config.ending == ONNX:
         require_onnx()
+
+
+def require_classifier(saved: SavedModel) -> None:
+    """Raise a UsageError if a model is known to be of another task than classification."""
+    task = known_task(saved, None)
+    if task not in (None, ClassLabel.task):
+        raise UsageError(
+            f"model {saved.spec} is of {task}, and export-model takes models that give the class of"
+            " a whole image; take its weights, which are a plain file"
+        )
 
 
 def require_onnx() -> None:

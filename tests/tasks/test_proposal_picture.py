@@ -36,9 +36,7 @@ def drawn(
     ones = torch.ones(1, count)
     is_crowd = torch.zeros(1, count, dtype=torch.bool)
     nothing = (torch.full((1, 4), torch.nan), torch.zeros(1, 2))
-    labels = Labels(
-        numbers.reshape(1, count), objects=Objects(where, ones, is_crowd, *nothing)
-    )
+    labels = Labels(numbers.reshape(1, count), objects=Objects(where, ones, is_crowd, *nothing))
     names = ["cup", "bowl", "knife"]
     if first_class:
         names += ["theirs 0", "theirs 1", "theirs 2"]
