@@ -384,3 +384,17 @@ class Strongest(nn.Module):
 
 def strongest(stride: int = 1) -> nn.Module:
     return Strongest(stride)
+
+
+def positioned(size: tuple[int, int] = (16, 24)) -> nn.Module:
+    """Add something to each pixel of images of one size, as models with embedded positions do."""
+
+    class Positioned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places = nn.Parameter(torch.linspace(0, 1, size[0] * size[1]).reshape(size))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images + self.places
+
+    return Positioned()

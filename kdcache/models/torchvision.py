@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from kdcache.config.spec import Spec, choose
 from kdcache.config.user_functions import check_options
-from kdcache.errors import ModelError
+from kdcache.errors import ModelError, UsageError
 from kdcache.models.building import Built, constructing
 from kdcache.models.coco_classes import keep_named_classes, named_classes
+from kdcache.targets import ClassBoxes, ClassMask
 
 _AUXILIARY = "aux_classifier"
 
@@ -31,6 +32,7 @@ def build_classifier(spec: Spec, classes: int | None, channels: int) -> Built:
 
     _require_colour(spec, channels)
     options: dict[str, Any] = dict(spec.options)
+    _require_classifier(spec)
     name = choose(spec.arg or "", models.list_models(module=models), "torchvision model")
     weights = _take_weights(options)
     entry = None
@@ -150,6 +152,22 @@ def _detectors() -> list[str]:
 
     names = models.list_models(module=models.detection)
     return [name for name in names if not name.startswith("keypointrcnn")]
+
+
+def _require_classifier(spec: Spec) -> None:
+    """Raise a UsageError if a model is one of another task."""
+    from torchvision import models  # noqa: PLC0415
+
+    others = {
+        ClassMask.task: models.list_models(module=models.segmentation),
+        ClassBoxes.task: _detectors(),
+    }
+    for task, names in others.items():
+        if spec.arg in names:
+            raise UsageError(
+                f"model {spec} is of {task}, and one of classification is wanted; take another, or"
+                f" data of {task}, or say so (--task {task})"
+            )
 
 
 def _has_background(name: str) -> bool:

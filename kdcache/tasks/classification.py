@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
-from kdcache.models.vision_model import TeacherLogits
+from kdcache.models.vision_model import TeacherLogits, VisionModel
 from kdcache.positions import Layout
 from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import Labels, Logits, Rows, Scalar, Targets, Views
 from kdcache.soft_targets import SoftTargets
 from kdcache.targets import ClassLabel
 from kdcache.tasks.class_predictions import ClassPredictions
+from kdcache.tasks.class_program import class_program
 from kdcache.tasks.class_report import ClassReport
 from kdcache.tasks.classification_picture import draw_classification
 from kdcache.tasks.deviations import row_deviations
@@ -23,6 +24,7 @@ from kdcache.tasks.label_notes import class_text, is_one_class_only, missing_cla
 from kdcache.tasks.losses import refuse_positions
 from kdcache.tasks.picture import Picture, ShownView
 from kdcache.tasks.predictions import PredictionSettings
+from kdcache.tasks.programs import Program
 from kdcache.tasks.score_names import BEST
 
 
@@ -100,6 +102,10 @@ class Classification:
             KdcacheError: they cannot be written so.
         """
         return ClassPredictions(settings)
+
+    def program(self, model: VisionModel, *, gives_logits: bool) -> Program:
+        """Return `class_program`."""
+        return class_program(model, gives_logits=gives_logits)
 
     def statistics(
         self, logits: TeacherLogits, targets: Targets | None, layout: Layout

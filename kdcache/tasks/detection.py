@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
 from kdcache.models.detector_output import DetectorOutput
-from kdcache.models.vision_model import TeacherLogits
+from kdcache.models.vision_model import TeacherLogits, VisionModel
 from kdcache.positions import Layout
 from kdcache.positions.proposals import is_there
 from kdcache.shapes import Activation, Labels, Rows, Scalar, Views
@@ -32,6 +32,7 @@ from kdcache.tasks.deviations import row_deviations
 from kdcache.tasks.label_notes import missing_classes
 from kdcache.tasks.picture import Picture, ShownView
 from kdcache.tasks.predictions import PredictionSettings
+from kdcache.tasks.programs import Program
 from kdcache.tasks.score_names import BEST
 
 _FEW_VIEWS = 4
@@ -117,6 +118,16 @@ class Detection:
             KdcacheError: they cannot be written so.
         """
         return BoxPredictions(settings)
+
+    def program(self, model: VisionModel, *, gives_logits: bool) -> Program:
+        """Return `box_program`; of logits there are none.
+
+        Raises:
+            ModelError: a detector of one's own.
+        """
+        from kdcache.tasks.box_program import box_program  # noqa: PLC0415 # torchvision's detectors
+
+        return box_program(model)
 
     def statistics(self, logits: TeacherLogits, targets: Any, layout: Layout) -> dict[str, Tensor]:
         """Return means over views: `confidence` is the largest probability of a class at any

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from kdcache.losses import Loss
-from kdcache.models.vision_model import TeacherLogits
+from kdcache.models.vision_model import TeacherLogits, VisionModel
 from kdcache.positions import Layout
 from kdcache.shapes import Labels, Masks, Rows, Scalar, Targets, Views
 from kdcache.soft_targets import SoftTargets
 from kdcache.tasks.picture import Picture, ShownView
 from kdcache.tasks.predictions import Predictions, PredictionSettings
+from kdcache.tasks.programs import Program
 
 
 @runtime_checkable
@@ -86,6 +87,17 @@ class Task(Protocol):
 
         Raises:
             KdcacheError: settings that the model's classes or the images' names do not allow.
+        """
+
+    def program(self, model: VisionModel, *, gives_logits: bool) -> Program:
+        """Return a model as it is exported for other programs.
+
+        Args:
+            model: of the task.
+            gives_logits: whether it gives logits, and not probabilities.
+
+        Raises:
+            ModelError: it cannot be exported.
         """
 
     def statistics(

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
-from kdcache.models.vision_model import TeacherLogits
+from kdcache.models.vision_model import TeacherLogits, VisionModel
 from kdcache.positions import Layout
 from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import IGNORED, Labels, Maps, Masks, Rows, Scalar, ViewLogits, Views
@@ -27,9 +27,11 @@ from kdcache.tasks.deviations import row_deviations
 from kdcache.tasks.label_notes import class_text, missing_classes
 from kdcache.tasks.losses import refuse_positions
 from kdcache.tasks.map_predictions import MapPredictions
+from kdcache.tasks.map_program import map_program
 from kdcache.tasks.map_sizes import masks_at, upsampled
 from kdcache.tasks.picture import Picture, ShownView
 from kdcache.tasks.predictions import PredictionSettings
+from kdcache.tasks.programs import Program
 from kdcache.tasks.score_names import BEST
 from kdcache.tasks.segmentation_picture import draw_segmentation
 
@@ -141,6 +143,10 @@ class Segmentation:
             KdcacheError: they cannot be written so.
         """
         return MapPredictions(settings, align_corners=self.align_corners)
+
+    def program(self, model: VisionModel, *, gives_logits: bool) -> Program:
+        """Return `map_program`."""
+        return map_program(model, gives_logits=gives_logits, align_corners=self.align_corners)
 
     def statistics(
         self, logits: TeacherLogits, targets: Masks | None, layout: Layout

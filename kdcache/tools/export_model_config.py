@@ -5,15 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdcache.config.spec import choose
-from kdcache.errors import KdcacheError, UsageError
+from kdcache.errors import KdcacheError
 from kdcache.runtime.files import require_writable
-from kdcache.targets import ClassLabel
+from kdcache.tasks.export_forms import ENDINGS, ONNX, require_exportable
 from kdcache.tools.saved_classes import checked_saved, known_classes, known_task
-from kdcache.tools.saved_model import SavedModel
-
-ONNX = ".onnx"
-EXPORTED = ".pt2"
-SCRIPT = ".pt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,16 +19,18 @@ class ExportModelConfig:
     """The folder of a run, or the spec of a model with its weights."""
     out: str
     """The file that is written: `.onnx`, `.pt2` (torch.export) or `.pt` (TorchScript)."""
+    task: str | None = None
+    """Of the model; by default what its weights say, else `classification`."""
     logits: bool = False
     """Whether the model gives logits, and not probabilities."""
     classes: str | None = None
     """Their number, or a text file with a name on each line; by default what the weights say."""
     recipe: str | None = None
     """Of the images, which says their size where the weights do not; by default the run's recipe
-    of evaluation, else `eval`."""
+    of evaluation, else one for the task."""
 
     def __post_init__(self) -> None:
-        choose(self.ending, (ONNX, EXPORTED, SCRIPT), f"ending of {self.out}")
+        choose(self.ending, ENDINGS, f"ending of {self.out}")
         require_writable(Path(self.out))
 
     @property
@@ -49,21 +46,13 @@ def check_specs(config: ExportModelConfig) -> None:
         KdcacheError: one of them is unknown, or not there; or what writes the file is not
             installed.
     """
-    saved = checked_saved(config.model, task=None, recipe=config.recipe)
-    require_classifier(saved)
+    saved = checked_saved(config.model, task=config.task, recipe=config.recipe)
+    task = known_task(saved, config.task)
+    if task is not None:
+        require_exportable(task, config.ending, logits=config.logits)
     known_classes(saved, config.classes)
     if config.ending == ONNX:
         require_onnx()
-
-
-def require_classifier(saved: SavedModel) -> None:
-    """Raise a UsageError if a model is known to be of another task than classification."""
-    task = known_task(saved, None)
-    if task not in (None, ClassLabel.task):
-        raise UsageError(
-            f"model {saved.spec} is of {task}, and export-model takes models that give the class of"
-            " a whole image; take its weights, which are a plain file"
-        )
 
 
 def require_onnx() -> None:
