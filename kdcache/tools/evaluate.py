@@ -3,14 +3,16 @@
 from typing import Any
 
 from kdcache.models.model import open_model
+from kdcache.models.vision_model import VisionModel
 from kdcache.runtime.device import Compute, device_type
 from kdcache.runtime.distributed import joined_processes, others_that_fail
-from kdcache.sources import open_source
+from kdcache.sources import Source, open_source
 from kdcache.targets import task_of
 from kdcache.tools.evaluate_config import EvaluateConfig
-from kdcache.tools.saved_model import find_model
+from kdcache.tools.saved_model import SavedModel, find_model
 from kdcache.tools.saved_views import saved_recipes
 from kdcache.train.evaluation import Evaluation
+from kdcache.views import Recipe
 
 
 def evaluate_saved(config: EvaluateConfig) -> dict[str, Any]:
@@ -37,14 +39,7 @@ def evaluate_saved(config: EvaluateConfig) -> dict[str, Any]:
         source = open_source(data)
         saved.require_order(source)
         training, recipe = saved_recipes(saved, config.recipe, task_of(source))
-        model = open_model(
-            saved.spec,
-            classes=source.classes,
-            recipe=training,
-            trained=True,
-            task=task_of(source),
-            classes_advice="give data of {given} classes, those of the model",
-        )
+        model = opened_model(saved, source, training)
         compute = Compute(config.compute)
         evaluation = Evaluation(
             source,
@@ -69,3 +64,24 @@ def evaluate_saved(config: EvaluateConfig) -> dict[str, Any]:
         "classes": source.classes,
         "scores": scores,
     }
+
+
+def opened_model(saved: SavedModel, source: Source, training: Recipe) -> VisionModel:
+    """Return a saved model that is scored on a source.
+
+    Args:
+        saved: the model.
+        source: of the model's task and classes.
+        training: the recipe that it was trained for, which gives channels and input size.
+
+    Raises:
+        KdcacheError: it cannot be opened, or is of other classes.
+    """
+    return open_model(
+        saved.spec,
+        classes=source.classes,
+        recipe=training,
+        trained=True,
+        task=task_of(source),
+        classes_advice="give data of {given} classes, those of the model",
+    )

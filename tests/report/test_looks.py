@@ -49,9 +49,11 @@ def groups_in(folder: Path) -> list[Group]:
 
 
 def test_scores_by_class_are_means_of_those_of_evaluate(folder: Path) -> None:
-    (group, _) = groups_in(folder)
-    scores, problems = evaluated_scores(group, IN_PROCESS)
-    assert scores is not None and not problems
+    groups = groups_in(folder)
+    all_scores, problems = evaluated_scores(groups, IN_PROCESS)
+    assert [*all_scores] == [group.name for group in groups] and not problems
+    group = groups[0]
+    scores = all_scores[group.name]
     told = [kdcache_json("evaluate", run.folder, *PLACE)["scores"] for run in group.runs]
     for name, value in scores.values.items():
         expected = [each[f"accuracy/{name}"] for each in told]
@@ -70,18 +72,16 @@ def test_a_run_that_cannot_be_evaluated_leaves_the_scores_of_its_line(
         shutil.copytree(folder / "runs" / name, tmp_path / "runs" / name)
     for name in ("best.safetensors", "student.safetensors"):
         (tmp_path / "runs" / "ce0" / name).unlink()
-    (group,) = groups_in(tmp_path)
-    scores, problems = evaluated_scores(group, IN_PROCESS)
-    assert scores is not None and {value.count for value in scores.values.values()} == {1}
+    all_scores, problems = evaluated_scores(groups_in(tmp_path), IN_PROCESS)
+    assert {value.count for value in all_scores["ce"].values.values()} == {1}
     assert "runs/ce0" in problems[0] and "has no weights yet" in problems[0]
     assert problems[1] == "Scores by class of ce are means over 1 of its 2 finished runs."
 
 
 def test_a_run_without_evaluation_data_is_told_in_words_of_the_page(tmp_path: Path) -> None:
     forged_run(tmp_path / "runs" / "a", [{}])
-    (group,) = groups_in(tmp_path)
-    scores, (problem,) = evaluated_scores(group, IN_PROCESS)
-    assert scores is None and "trained without evaluation data, eval_data" in problem
+    scores, (problem,) = evaluated_scores(groups_in(tmp_path), IN_PROCESS)
+    assert not scores and "trained without evaluation data, eval_data" in problem
     assert "--data" not in problem
 
 
