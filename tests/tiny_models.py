@@ -410,3 +410,15 @@ def failing_later(classes: int = 10, size: int = 8, channels: int = 1) -> nn.Mod
 
     model.register_forward_pre_hook(fail)
     return model
+
+
+def fragile_segmenter(classes: int = 4, seed: int = 0, scale: float = 6.0) -> nn.Module:
+    """Give `segmenter`'s maps of views that are black, and fail on others."""
+    model = segmenter(classes, seed=seed, scale=scale)
+
+    def fail(module: nn.Module, images: Any) -> None:
+        if images[0].std() > 0.9:
+            raise RuntimeError("it has seen something")
+
+    model.register_forward_pre_hook(fail)
+    return model

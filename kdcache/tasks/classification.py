@@ -1,6 +1,7 @@
 """Classification: one row of class logits per view."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,10 +11,10 @@ from torch import Tensor, nn
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
 from kdcache.models.vision_model import TeacherLogits, VisionModel
-from kdcache.positions import Layout
+from kdcache.positions import Layout, One
 from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import Labels, Logits, Rows, Scalar, Targets, Views
-from kdcache.soft_targets import SoftTargets
+from kdcache.soft_targets import DenseTargets, SoftTargets
 from kdcache.targets import ClassLabel
 from kdcache.tasks.class_predictions import ClassPredictions
 from kdcache.tasks.class_program import class_program
@@ -112,6 +113,16 @@ class Classification:
     ) -> dict[str, Tensor]:
         """Return `logit_statistics`."""
         return logit_statistics(logits.values, targets)
+
+    def shown(self, view: ShownView, output: Any, who: str) -> ShownView:
+        """Return the view with the logits of a student."""
+        return replace(
+            view,
+            teacher=DenseTargets(output.float().cpu()),
+            layout=One(),
+            first_class=0,
+            who=who,
+        )
 
     def picture(self, view: ShownView) -> Picture:
         """Return `draw_classification`."""

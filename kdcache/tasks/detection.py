@@ -21,7 +21,7 @@ from kdcache.models.detector_output import DetectorOutput
 from kdcache.models.vision_model import TeacherLogits, VisionModel
 from kdcache.positions import Layout
 from kdcache.positions.proposals import is_there
-from kdcache.shapes import Activation, Labels, Rows, Scalar, Views
+from kdcache.shapes import Activation, Detections, Labels, Rows, Scalar, Views
 from kdcache.soft_targets import AnchorTargets, DenseTargets, SoftTargets
 from kdcache.targets import ClassBoxes
 from kdcache.tasks.box_predictions import BoxPredictions
@@ -143,6 +143,14 @@ class Detection:
             num_counted += is_row.any()
         mean, std, confidence = sums / num_counted.clamp_min(1)
         return {"mean": mean, "std": std, "confidence": confidence}
+
+    def shown(self, view: ShownView, output: Any, who: str) -> ShownView:
+        """Return the view with the boxes that a student finds."""
+        parts = [part.float().cpu() for part in output.detections()[0]]
+        boxes, scores, classes = parts
+        return replace(
+            view, detections=Detections(boxes, scores, classes.long()), first_class=0, who=who
+        )
 
     def picture(self, view: ShownView) -> Picture:
         """Return `draw_detection`."""

@@ -115,6 +115,15 @@ class Task(Protocol):
             layout: where the positions of the logits are.
         """
 
+    def shown(self, view: ShownView, output: Any, who: str) -> ShownView:
+        """Return a view with what a student gives of it in the place of what the teacher says.
+
+        Args:
+            view: the view.
+            output: of the student, of this view alone; its classes are those of the data.
+            who: the student is.
+        """
+
     def picture(self, view: ShownView) -> Picture:
         """Return a view with what is right of it and what the teacher says.
 

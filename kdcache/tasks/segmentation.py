@@ -7,7 +7,7 @@ al., NeurIPS 2022) and PSPNet's before it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,10 +18,16 @@ from torch.nn import functional
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
 from kdcache.models.vision_model import TeacherLogits, VisionModel
-from kdcache.positions import Layout
+from kdcache.positions import Heads, Layout
 from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import IGNORED, Labels, Maps, Masks, Rows, Scalar, ViewLogits, Views
-from kdcache.soft_targets import PickedTargets, SoftTargets, segments_of
+from kdcache.soft_targets import (
+    DenseTargets,
+    PickedTargets,
+    SegmentTargets,
+    SoftTargets,
+    segments_of,
+)
 from kdcache.targets import ClassMask
 from kdcache.tasks.deviations import row_deviations
 from kdcache.tasks.label_notes import class_text, missing_classes
@@ -167,6 +173,13 @@ class Segmentation:
             share_right = num_right / num_pixels.clamp_min(1)
             means["accuracy"] = 100 * share_right.double()
         return means
+
+    def shown(self, view: ShownView, output: Any, who: str) -> ShownView:
+        """Return the view with the map of a student's main head."""
+        maps = output[:, 0].float().cpu()
+        layout = Heads((_size_of(maps),))
+        targets = SegmentTargets([DenseTargets(maps.flatten(0, 2))], layout)
+        return replace(view, teacher=targets, layout=layout, first_class=0, who=who)
 
     def picture(self, view: ShownView) -> Picture:
         """Return `draw_segmentation`."""

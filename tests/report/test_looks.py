@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from box_caches import DATA as BOXES
 from box_caches import box_cache
+from box_caches import trained as trained_detector
 from command_line import kdcache_json
 from forged_runs import forged_run
 from map_caches import DATA as MAPS
@@ -172,10 +173,31 @@ def test_maps_of_teacher_and_students_are_drawn(tmp_path: Path, recipe: str) -> 
     assert groups[1].name in problem and "has no weights yet" in problem
 
 
-def test_boxes_are_drawn_as_show_draws_them(tmp_path: Path, box_recipe: str) -> None:
+def test_boxes_of_teacher_and_students_are_drawn(tmp_path: Path, box_recipe: str) -> None:
     cache = box_cache(tmp_path / "cache", box_recipe)
-    forged_run(tmp_path / "runs" / "a", [{"ap": 50.0}], cache=cache, recipe=None, data=BOXES)
-    views = looked_at(groups_in(tmp_path), IN_PROCESS)
-    assert not views.problems and len(views.examples) == 3
-    assert all(example.label.startswith("teacher is sure by") for example in views.examples)
+    trained_detector(tmp_path / "runs" / "a", cache=cache, epochs=1)
+    forged_run(tmp_path / "runs" / "b", [{"ap": 50.0}], cache=cache, recipe=None, data=BOXES)
+    groups = groups_in(tmp_path)
+    views = looked_at(groups, IN_PROCESS)
+    labels = [example.label for example in views.examples]
+    assert len(labels) == 6 and labels[0].startswith("teacher is sure by")
+    assert labels[1].startswith(f"{groups[0].name} is sure by")
     assert min(min(size) for size in sizes_of(views.examples)) > 100
+    (problem,) = views.problems
+    assert groups[1].name in problem and "has no weights yet" in problem
+
+
+def test_a_student_that_fails_leaves_the_pictures_of_the_teacher(
+    tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = str(tmp_path / "cache")
+    made(tmp_path / "cache", recipe)
+    settings: dict[str, Any] = {"cache": cache, "data": MAPS, "student": STUDENT, "epochs": 1}
+    train(tmp_path / "runs" / "a", **settings, batch_size=16)
+    config = tmp_path / "runs" / "a" / "config.toml"
+    changed = config.read_text().replace("tiny_models:segmenter", "tiny_models:fragile_segmenter")
+    config.write_text(changed)
+    views = looked_at(groups_in(tmp_path), IN_PROCESS)
+    assert [example.label[:7] for example in views.examples] == ["teacher"] * 3
+    (problem,) = views.problems
+    assert "in the examples: a student on views of its cache fails" in problem
