@@ -56,8 +56,10 @@ def _drawn_example(
     file = io.BytesIO()
     drawn.picture.figure.savefig(file, dpi=110, format="png")
     who = "teacher" if student is None else student.name
-    confidence = f"{who} is sure by {100 * drawn.picture.confidence:.1f} %"
-    return Example(image=image_address(file.getvalue()), key=drawn.key, label=confidence)
+    label = f"{who} is sure by {100 * drawn.picture.confidence:.1f} %"
+    if not drawn.picture.confidence:
+        label = f"{who} finds nothing"
+    return Example(image=image_address(file.getvalue()), key=drawn.key, label=label)
 
 
 def _problem(name: str, error: KdcacheError) -> str:

