@@ -7,7 +7,8 @@ from kdcache.errors import UsageError
 from kdcache.tasks.classification import Classification
 from kdcache.tasks.detection import Detection
 from kdcache.tasks.protocol import Task
-from kdcache.tasks.segmentation import Segmentation, check_window
+from kdcache.tasks.segmentation import Segmentation
+from kdcache.tasks.windows import check_window
 
 TASKS: dict[str, Task] = {
     Classification.name: Classification(),

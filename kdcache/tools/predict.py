@@ -57,19 +57,9 @@ def predict_saved(config: PredictConfig) -> dict[str, Any]:
     source = open_source(data) if images is None else open_plain_images(images)
     name = known_task(saved, config.task) or task_of(source)
     check_out(config, name)
-    is_labelled = images is None and task_of(source) == name
     training, recipe = saved_recipes(saved, config.recipe, name)
-    classes, names = known_classes(saved, config.classes, source if is_labelled else None)
-    model = open_model(
-        saved.spec,
-        classes=classes,
-        recipe=training,
-        trained=True,
-        task=name,
-        classes_advice=CLASSES_ADVICE,
-    )
-    assert model.num_classes is not None, "a model that is opened was tried"
-    class_names = names_for(saved, model.num_classes, names, model.label_names)
+    labelled = source if images is None and task_of(source) == name else None
+    model, class_names = _opened(config, saved, name, training, labelled)
     task = _task(config, saved, name)
     predictions = task.predictions(_settings(config, source, class_names))
     num_images, num_unreadable = _predict(
@@ -91,6 +81,31 @@ def predict_saved(config: PredictConfig) -> dict[str, Any]:
         "classes": model.num_classes,
         **predictions.write(),
     }
+
+
+def _opened(
+    config: PredictConfig, saved: SavedModel, task: str, training: Recipe, labelled: Source | None
+) -> tuple[VisionModel, Sequence[str]]:
+    """Return the model, and the names of its classes.
+
+    Args:
+        config: says the classes, if the user does.
+        saved: the model.
+        task: of the model.
+        training: the recipe that it is opened for.
+        labelled: the data, if it is labelled with the model's classes.
+    """
+    classes, names = known_classes(saved, config.classes, labelled)
+    model = open_model(
+        saved.spec,
+        classes=classes,
+        recipe=training,
+        trained=True,
+        task=task,
+        classes_advice=CLASSES_ADVICE,
+    )
+    assert model.num_classes is not None, "a model that is opened was tried"
+    return model, names_for(saved, model.num_classes, names, model.label_names)
 
 
 def _task(config: PredictConfig, saved: SavedModel, name: str) -> Task:
