@@ -78,13 +78,27 @@ class Objects:
     """Pixels of the original image that each object covers."""
     is_crowd: Bool[Tensor, "views most"]
     """Whether a box holds many objects, of which none is marked."""
-    scales: Float[Tensor, " views"]
-    """Pixels of the original image to one of the view, by area; NaN where that is not known."""
+    frames: Float[Tensor, "views 4"]
+    """Left, upper, right and lower side of the whole image, in pixels of the view; NaN where that
+    is not known."""
+    image_sizes: Float[Tensor, "views 2"]
+    """Height and width of the original image."""
+
+    @property
+    def scales(self) -> Float[Tensor, " views"]:
+        """Pixels of the original image to one of the view, by area; NaN where that is not known."""
+        view_areas = (self.frames[:, 2:] - self.frames[:, :2]).abs().prod(1)
+        scales = self.image_sizes.prod(1) / view_areas
+        return torch.where(view_areas > 0, scales, torch.nan)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Objects":
         """Return the objects with every tensor changed."""
         return Objects(
-            change(self.boxes), change(self.areas), change(self.is_crowd), change(self.scales)
+            change(self.boxes),
+            change(self.areas),
+            change(self.is_crowd),
+            change(self.frames),
+            change(self.image_sizes),
         )
 
     def pin_memory(self) -> "Objects":

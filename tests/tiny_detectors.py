@@ -96,7 +96,7 @@ class TwoLevels(nn.Module):
         )
         self.down = nn.Conv2d(32, 32, 3, 2, 1)
 
-    def forward(self, images: Tensor) -> "OrderedDict[str, Tensor]":
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
         fine = self.stem(images)
         return OrderedDict([("0", fine), ("1", self.down(fine))])
 

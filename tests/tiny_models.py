@@ -369,3 +369,56 @@ def batch_of_one(classes: int = 10) -> nn.Module:
 def anything(**options: Any) -> nn.Module:
     """Take any option, as functions of users do."""
     return conv(seed=7)
+
+
+class Strongest(nn.Module):
+    """Give each pixel the class of its strongest colour, at stride 1 or another."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 20 * nn.functional.avg_pool2d(images, self.stride)
+
+
+def strongest(stride: int = 1) -> nn.Module:
+    return Strongest(stride)
+
+
+def positioned(size: tuple[int, int] = (16, 24)) -> nn.Module:
+    """Add something to each pixel of images of one size, as models with embedded positions do."""
+
+    class Positioned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places = nn.Parameter(torch.linspace(0, 1, size[0] * size[1]).reshape(size))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images + self.places
+
+    return Positioned()
+
+
+def failing_later(classes: int = 10, size: int = 8, channels: int = 1) -> nn.Module:
+    """Give `mlp`'s logits of a view or two, and fail on more."""
+    model = mlp(classes, size, channels)
+
+    def fail(module: nn.Module, images: Any) -> None:
+        if len(images[0]) > 2:
+            raise OSError("no space, as on a full disk")
+
+    model.register_forward_pre_hook(fail)
+    return model
+
+
+def fragile_segmenter(classes: int = 4, seed: int = 0, scale: float = 6.0) -> nn.Module:
+    """Give `segmenter`'s maps of views that are black, and fail on others."""
+    model = segmenter(classes, seed=seed, scale=scale)
+
+    def fail(module: nn.Module, images: Any) -> None:
+        if images[0].std() > 0.9:
+            raise RuntimeError("it has seen something")
+
+    model.register_forward_pre_hook(fail)
+    return model

@@ -5,7 +5,15 @@ from typing import Any
 
 import click
 
-from kdcache_cli.options import BATCH_SIZE, JSON, check_early, compute, configured
+from kdcache_cli.options import (
+    BATCH_SIZE,
+    JSON,
+    check_early,
+    compute,
+    configured,
+    maps,
+    window_sides,
+)
 from kdcache_cli.output import print_result
 
 _MOST_LISTED = 10
@@ -24,17 +32,10 @@ _MOST_LISTED = 10
     help="Classes of that classifier, a number or a file of names  [what the weights say].",
     metavar="N|FILE",
 )
-@click.option("--recipe", help="Recipe of the views  [the run's, else eval].", metavar="NAME|FILE")
 @click.option(
-    "--window",
-    help="Windows that slide over images of segmentation  [the run's, else none].",
-    metavar="HxW",
+    "--recipe", help="Recipe of the views  [the run's, else the task's].", metavar="NAME|FILE"
 )
-@click.option(
-    "--align-corners/--no-align-corners",
-    default=None,
-    help="How maps of segmentation are upsampled  [the run's, else not].",
-)
+@maps
 @BATCH_SIZE
 @compute
 @JSON
@@ -48,24 +49,13 @@ def evaluate(model: str, window: str | None, as_json: bool, **flags: Any) -> Non
     from kdcache.tools.evaluate_config import EvaluateConfig, check_specs
 
     flags["model"] = model
-    if window is not None:
-        flags["window"] = _sides(window)
+    flags["window"] = window_sides(window)
     config = configured(EvaluateConfig, "evaluate", None, flags)
     check_early(check_specs, config)
     from kdcache.tools.evaluate import evaluate_saved
 
     result = evaluate_saved(config)
     print_result(result, _lines(result), as_json=as_json)
-
-
-def _sides(window: str) -> list[int]:
-    """Return height and width of `512x1024`, or of `512` for both."""
-    from kdcache.errors import UsageError
-
-    sides = window.split("x")
-    if not all(side.isdecimal() for side in sides) or len(sides) > 2:
-        raise UsageError(f"window is {window!r}; it must be HEIGHTxWIDTH, such as 512x1024")
-    return [int(sides[0]), int(sides[-1])]
 
 
 def _lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:

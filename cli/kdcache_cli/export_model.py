@@ -5,27 +5,31 @@ from typing import Any
 import click
 
 from kdcache.runtime.wording import human_bytes
-from kdcache_cli.options import JSON, check_early, configured
+from kdcache_cli.options import JSON, TASK, check_early, configured
 from kdcache_cli.output import print_result
 
 
 @click.command(short_help="Write a model as ONNX, torch.export or TorchScript.")
 @click.argument("model", metavar="RUN|MODEL")
 @click.argument("out", metavar="OUT.onnx|.pt2|.pt")
+@TASK
 @click.option("--logits", is_flag=True, default=None, help="Give logits, not probabilities.")
 @click.option(
     "--classes",
     help="Number of classes, or a file with a name on each line  [what the weights say].",
     metavar="N|FILE",
 )
-@click.option("--recipe", help="Recipe of the images  [the run's, else eval].", metavar="NAME|FILE")
+@click.option(
+    "--recipe", help="Recipe of the images  [the run's, else the task's].", metavar="NAME|FILE"
+)
 @JSON
 def export_model(model: str, out: str, as_json: bool, **flags: Any) -> None:
     """Write the best student of the run in folder RUN, or MODEL, a spec with weights, to a file
     that runs without kdcache.
 
-    It takes pixels, uint8 [images, channels, height, width], normalises them itself, and gives
-    probabilities. The names of the classes are in its metadata.
+    It takes pixels, uint8 [images, channels, height, width], and normalises them itself. It gives
+    probabilities of each image, or of its pixels, or boxes. The names of the classes are in its
+    metadata.
     """
     from kdcache.tools.export_model_config import ExportModelConfig, check_specs
 
@@ -35,11 +39,14 @@ def export_model(model: str, out: str, as_json: bool, **flags: Any) -> None:
     from kdcache.tools.export_model import export_model as write_model
 
     result = write_model(config)
-    sides = ", ".join(map(str, result["input_size"]))
+    channels, height, width = result["input_size"]
+    size = f"{channels}, {height}, {width}"
+    if height is None:
+        size = f"{channels}, any height, any width"
     lines = [
         ("model", result["model"]),
         ("written", f"{result['out']}, {human_bytes(result['bytes'])}"),
-        ("takes", f"images, uint8 [any number, {sides}]"),
-        ("gives", f"{result['output']}, float32 [as many, {result['classes']}]"),
+        ("takes", f"images, uint8 [any number, {size}]"),
+        ("gives", result["gives"]),
     ]
     print_result(result, lines, as_json=as_json)

@@ -12,6 +12,11 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as
 PLAN = click.option(
     "--plan", is_flag=True, help="Print what it would take, from a short trial; write nothing."
 )
+TASK = click.option(
+    "--task",
+    help="classification, segmentation or detection  [what weights or data say].",
+    metavar="NAME",
+)
 
 
 def _number_or_text(text: str) -> int | str:
@@ -46,6 +51,18 @@ _COMPUTE = (
     *_PLACE,
     click.option(
         "--precision", "compute__precision", help=_PRECISION.format("float32"), metavar="TYPE"
+    ),
+)
+_MAPS = (
+    click.option(
+        "--window",
+        help="Windows that slide over images of segmentation  [the run's, else none].",
+        metavar="HxW",
+    ),
+    click.option(
+        "--align-corners/--no-align-corners",
+        default=None,
+        help="How maps of segmentation are upsampled  [the run's, else not].",
     ),
 )
 _RERUN = (
@@ -87,6 +104,23 @@ def shared(function: F) -> F:
 def compute(function: F) -> F:
     """Add the options on where and how models run."""
     return _with(_COMPUTE, function)
+
+
+def maps(function: F) -> F:
+    """Add the options on how a model of segmentation sees images."""
+    return _with(_MAPS, function)
+
+
+def window_sides(window: str | None) -> list[int] | None:
+    """Return height and width of `512x1024`, or of `512` for both; None if none is given."""
+    from kdcache.errors import UsageError
+
+    if window is None:
+        return None
+    sides = window.split("x")
+    if not all(side.isdecimal() for side in sides) or len(sides) > 2:
+        raise UsageError(f"window is {window!r}; it must be HEIGHTxWIDTH, such as 512x1024")
+    return [int(sides[0]), int(sides[-1])]
 
 
 def rerun(function: F) -> F:

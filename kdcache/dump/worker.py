@@ -89,7 +89,7 @@ def records_of(
     """
     encoder = job.encoder(cache)
     batches = _readable(job.loader(cache, requests), cache)
-    return run_on_device([job.teacher], batches, job.compute, encoder.begin)
+    return run_on_device([job.teacher], batches, job.compute, begin=encoder.begin)
 
 
 def look_at_teacher(job: Job, cache: Cache, unit: Unit) -> None:

@@ -15,7 +15,8 @@ from kdcache.runtime.downloads import network_reason
 from kdcache.runtime.user_code import exception_text
 
 Built = tuple[Module, dict[str, Any]]
-"""A model, and what it wants of a view: `mean`, `std` and `input_size`.
+"""A model, and what it wants of a view: `mean`, `std` and `input_size`; also `label_names` of its
+weights' classes, if the library says them.
 
 Of those that it leaves out, mean and std are ImageNet's, and the size is the recipe's. Where mean
 and std are None, the spec must give them.

@@ -33,6 +33,11 @@ def keep_named_classes(detector: Any, categories: Sequence[str], *, has_backgrou
                 setattr(module, name, len(kept))
 
 
+def named_classes(categories: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of those categories that are a class of the data."""
+    return tuple(name for name in categories if name not in (BACKGROUND, _NO_CLASS))
+
+
 def _class_layers(detector: Any) -> Iterator[tuple[nn.Linear | nn.Conv2d, int]]:
     """Yield the layers whose outputs are counted by class, and how many outputs side by side each
     class has."""

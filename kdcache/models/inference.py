@@ -16,10 +16,13 @@ from kdcache.runtime.batch_size import views_at_once
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import is_of_others, world_size
 from kdcache.runtime.user_code import user_code
+from kdcache.shapes import Views
 from kdcache.views import Batch
 
-ReadOut = Callable[[VisionModel, Any, Batch], TeacherLogits]
-"""Gives the logits in what a model has given of a batch."""
+ReadOut = Callable[[VisionModel, Any, Batch], Any]
+"""Gives what is wanted of what a model has given of a batch, such as its logits."""
+Forward = Callable[[nn.Module, Views], Any]
+"""Runs a model on views."""
 Result = TypeVar("Result")
 
 
@@ -41,15 +44,17 @@ def run_models(
     def fetch(batch: Batch, logits: list[TeacherLogits]) -> Callable[[], list[TeacherLogits]]:
         return _fetched(logits, compute)
 
-    return run_on_device(models, batches, compute, fetch, read_out)
+    return run_on_device(models, batches, compute, begin=fetch, read_out=read_out)
 
 
 def run_on_device(
     models: Sequence[VisionModel],
     batches: Iterable[Batch],
     compute: Compute,
-    begin: Callable[[Batch, list[TeacherLogits]], Callable[[], Result]],
+    *,
+    begin: Callable[[Batch, list[Any]], Callable[[], Result]],
     read_out: ReadOut | None = None,
+    forward: Forward = nn.Module.__call__,
 ) -> Iterator[tuple[Batch, Result]]:
     """Yield each batch with what is made of its logits on the device.
 
@@ -59,15 +64,22 @@ def run_on_device(
         models: that are run; model i sees the batch's views i.
         batches: of views.
         compute: where and how they run.
-        begin: is given a batch and the logits of each model right after its forward pass, and
-            queues what is to be done with them; it returns what waits for that and gives it.
-        read_out: gives the logits in a model's output; by default those that a cache holds.
+        begin: is given a batch and what is wanted of each model right after its forward pass, and
+            queues what is to be done with it; it returns what waits for that and gives it.
+        read_out: gives what is wanted; by default the logits that a cache holds.
+        forward: runs a model; by default on whole views.
     """
     placed_models = [compute.place(model).eval() for model in models]
     waiting: deque[tuple[Batch, Callable[[], Result]]] = deque()
     for batch in _without_autograd(batches):
-        logits = _logits(models, placed_models, batch, compute, read_out or _as_cached)
-        waiting.append((batch, begin(batch, logits)))
+        wanted = []
+        with torch.inference_mode(), compute.autocast():
+            for model, placed, views in zip(models, placed_models, batch.views, strict=True):
+                what = f"model {model.spec} on a batch of {len(views)} views"
+                with model_code(what), views_at_once(len(views)):
+                    output = forward(placed, compute.move(views))
+                    wanted.append((read_out or _as_cached)(model, output, batch))
+        waiting.append((batch, begin(batch, wanted)))
         if len(waiting) > compute.batches_ahead:
             first, finish = waiting.popleft()
             yield first, finish()
@@ -86,24 +98,6 @@ def _without_autograd(batches: Iterable[Batch]) -> Iterator[Batch]:
         if batch is None:
             return
         yield batch
-
-
-def _logits(
-    models: Sequence[VisionModel],
-    placed_models: Sequence[nn.Module],
-    batch: Batch,
-    compute: Compute,
-    read_out: ReadOut,
-) -> list[TeacherLogits]:
-    """Run each model, and return its logits on the device."""
-    logits = []
-    with torch.inference_mode(), compute.autocast():
-        for model, placed, views in zip(models, placed_models, batch.views, strict=True):
-            what = f"model {model.spec} on a batch of {len(views)} views"
-            with model_code(what), views_at_once(len(views)):
-                output = placed(compute.move(views))
-                logits.append(read_out(model, output, batch))
-    return logits
 
 
 def _as_cached(model: VisionModel, output: Any, batch: Batch) -> TeacherLogits:

@@ -35,7 +35,7 @@ from kdcache.models.specs import (
     take_weights,
 )
 from kdcache.models.task_models import model_class
-from kdcache.models.trial import require_plain_state, tried_layout
+from kdcache.models.trial import require_plain_state, tried
 from kdcache.models.vision_model import VisionModel, last_linear_names
 from kdcache.models.weight_misfit import TEACHER_ADVICE
 from kdcache.models.weights import load_weights
@@ -124,7 +124,8 @@ def open_model(
         )
     preprocessing = chosen_preprocessing({**wishes, **stated_wishes}, recipe, text)
     model = make(module, preprocessing, text)
-    model.layout = tried_layout(
+    model.label_names = wishes.get("label_names")
+    model.layout, model.num_classes = tried(
         model, classes, recipe.channels, is_teacher=trained, classes_advice=classes_advice
     )
     require_plain_state(module, text)

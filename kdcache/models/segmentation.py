@@ -38,6 +38,12 @@ def stacked_maps(output: Any, spec: str) -> ViewLogits:
     return torch.stack([part.permute(0, 2, 3, 1) for part in maps], dim=1)
 
 
+def main_map(output: Any) -> Tensor:
+    """Return the main head's map in what a module gives, `[views, classes, height, width]`."""
+    main: Tensor = _as_list(output)[0]
+    return main
+
+
 def _as_list(output: Any) -> list[Any]:
     if isinstance(output, Mapping):
         return list(output.values())

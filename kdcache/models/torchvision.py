@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from kdcache.config.spec import Spec, choose
 from kdcache.config.user_functions import check_options
-from kdcache.errors import ModelError
+from kdcache.errors import ModelError, UsageError
 from kdcache.models.building import Built, constructing
-from kdcache.models.coco_classes import keep_named_classes
+from kdcache.models.coco_classes import keep_named_classes, named_classes
+from kdcache.targets import ClassBoxes, ClassMask
 
 _AUXILIARY = "aux_classifier"
 
@@ -31,6 +32,7 @@ def build_classifier(spec: Spec, classes: int | None, channels: int) -> Built:
 
     _require_colour(spec, channels)
     options: dict[str, Any] = dict(spec.options)
+    _require_classifier(spec)
     name = choose(spec.arg or "", models.list_models(module=models), "torchvision model")
     weights = _take_weights(options)
     entry = None
@@ -82,7 +84,10 @@ def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
     _require_classes(spec, entry, classes)
     with constructing(spec, "its weights must be reachable"):
         whole = models.get_model(name, weights=entry, **options)
-    return _Maps(whole, is_auxiliary=is_auxiliary), _normalisation(entry)
+    wishes = _normalisation(entry)
+    if entry:
+        wishes["label_names"] = tuple(entry.meta["categories"])
+    return _Maps(whole, is_auxiliary=is_auxiliary), wishes
 
 
 def build_detector(spec: Spec, classes: int | None, channels: int) -> Built:
@@ -108,10 +113,15 @@ def build_detector(spec: Spec, classes: int | None, channels: int) -> Built:
     _require_detector_options(spec, name, options)
     with constructing(spec, "its weights must be reachable"):
         detector = models.get_model(name, weights=entry, **options)
+    wishes: dict[str, Any] = {
+        "mean": tuple(detector.transform.image_mean),
+        "std": tuple(detector.transform.image_std),
+    }
     if entry:
-        keep_named_classes(detector, entry.meta["categories"], has_background=_has_background(name))
-    transform = detector.transform
-    return detector, {"mean": tuple(transform.image_mean), "std": tuple(transform.image_std)}
+        categories = entry.meta["categories"]
+        keep_named_classes(detector, categories, has_background=_has_background(name))
+        wishes["label_names"] = named_classes(categories)
+    return detector, wishes
 
 
 def _require_detector_options(spec: Spec, name: str, options: Mapping[str, Any]) -> None:
@@ -142,6 +152,22 @@ def _detectors() -> list[str]:
 
     names = models.list_models(module=models.detection)
     return [name for name in names if not name.startswith("keypointrcnn")]
+
+
+def _require_classifier(spec: Spec) -> None:
+    """Raise a UsageError if a model is one of another task."""
+    from torchvision import models  # noqa: PLC0415
+
+    others = {
+        ClassMask.task: models.list_models(module=models.segmentation),
+        ClassBoxes.task: _detectors(),
+    }
+    for task, names in others.items():
+        if spec.arg in names:
+            raise UsageError(
+                f"model {spec} is of {task}, and one of classification is wanted; take another, or"
+                f" data of {task}, or say so (--task {task})"
+            )
 
 
 def _has_background(name: str) -> bool:

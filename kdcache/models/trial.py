@@ -1,7 +1,7 @@
 """A model tried out before it is used: on one empty view, and whether its state can be saved."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save as safetensors_bytes
@@ -21,15 +21,23 @@ from kdcache.runtime.user_code import user_code
 from kdcache.shapes import sides, size_text
 
 
-def tried_layout(
+class Trial(NamedTuple):
+    """What a model's logits of a view are."""
+
+    layout: Layout
+    num_classes: int
+    """Of the data; the background is none."""
+
+
+def tried(
     model: VisionModel,
     classes: int | None,
     channels: int,
     *,
     is_teacher: bool,
     classes_advice: str = TEACHER_ADVICE,
-) -> Layout:
-    """Run one empty view, and return what the positions of its logits are.
+) -> Trial:
+    """Run one empty view, and return what its logits are.
 
     Args:
         model: that is tried.
@@ -54,16 +62,7 @@ def tried_layout(
         logits = class_logits(output)
         map_size = (logits.shape[2], logits.shape[3])
         _require_stride(sides(model.preprocessing.size), map_size, model.spec)
-    return model.layout_of(output)
-
-
-def given_classes(model: VisionModel) -> int:
-    """Return how many classes a model gives, which is tried on an empty view.
-
-    Raises:
-        ModelError: it fails, or gives no logits.
-    """
-    return num_classes(_output_of_empty_view(model, len(model.preprocessing.mean)))
+    return Trial(model.layout_of(output), given)
 
 
 def require_plain_state(module: nn.Module, text: str) -> None:

@@ -67,6 +67,10 @@ class VisionModel(nn.Module):
     """
 
     layout: Layout = One()
+    num_classes: int | None = None
+    """Of the data; the background of a detector is none. None of a model that was not tried."""
+    label_names: tuple[str, ...] | None = None
+    """What a library calls the classes of its weights, if it says so."""
 
     mean: Tensor
     std: Tensor

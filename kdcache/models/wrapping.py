@@ -9,7 +9,7 @@ from kdcache.errors import UsageError
 from kdcache.models.modules import class_name, device_of
 from kdcache.models.preprocessing import chosen_preprocessing
 from kdcache.models.task_models import model_class
-from kdcache.models.trial import require_plain_state, tried_layout
+from kdcache.models.trial import require_plain_state, tried
 from kdcache.models.vision_model import VisionModel, preprocessing_of
 from kdcache.shapes import Size
 from kdcache.views import Recipe
@@ -72,7 +72,7 @@ def tried_model(
     """
     model = wrapped(module, recipe, size=size, mean=mean, std=std, task=task)
     model.to(device_of(module))
-    model.layout = tried_layout(model, classes, recipe.channels, is_teacher=True)
+    model.layout, model.num_classes = tried(model, classes, recipe.channels, is_teacher=True)
     require_plain_state(model.module, model.spec)
     return model
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from kdcache.errors import KdcacheError
 from kdcache.report.estimates import Estimate, estimate
 from kdcache.report.groups import Group
-from kdcache.report.runs import Numbers, Run
+from kdcache.report.runs import Numbers
 from kdcache.runtime.device import ComputeConfig
 from kdcache.runtime.wording import counted
 from kdcache.tasks.score_names import class_scores
@@ -32,12 +32,36 @@ def recorded_scores(group: Group) -> ClassScores | None:
 
 
 def evaluated_scores(
-    group: Group, compute: ComputeConfig
-) -> tuple[ClassScores | None, Sequence[str]]:
-    """Return the scores by class of a group's best weights, means over those of its runs that can
-    be evaluated, and a sentence on each that cannot."""
+    groups: Sequence[Group], compute: ComputeConfig
+) -> tuple[dict[str, ClassScores], Sequence[str]]:
+    """Return the scores by class of the best weights of each group, by its name: means over those
+    of its runs that can be evaluated; and a sentence on each that cannot.
+
+    Runs that see the same views are evaluated side by side.
+    """
+    from kdcache.tools.evaluate_runs import evaluate_runs  # noqa: PLC0415 # torch
+
+    folders = []
+    for group in groups:
+        folders += [str(run.folder) for run in group.finished if run.config.eval_data is not None]
+    results = evaluate_runs(folders, compute)
+    scores: dict[str, ClassScores] = {}
+    problems: list[str] = []
+    for group in groups:
+        numbers, own_problems = _numbers_of(group, results)
+        own_scores = _scores_of(numbers)
+        if own_scores is not None:
+            scores[group.name] = own_scores
+        problems += own_problems
+    return scores, problems
+
+
+def _numbers_of(
+    group: Group, results: Mapping[str, Numbers | KdcacheError]
+) -> tuple[list[Numbers], list[str]]:
+    """Return the scores of a group's runs, and a sentence on each that has none."""
     if not group.finished:
-        return None, [f"No scores by class of {group.name}: none of its runs is finished."]
+        return [], [f"No scores by class of {group.name}: none of its runs is finished."]
     numbers: list[Numbers] = []
     problems: list[str] = []
     for run in group.finished:
@@ -47,27 +71,17 @@ def evaluated_scores(
                 " eval_data."
             )
             continue
-        try:
-            numbers.append(_evaluated(run, compute))
-        except KdcacheError as error:
-            problems.append(f"No scores by class of run {run.folder}: {error}")
-    scores = _scores_of(numbers)
-    if scores is not None and problems:
+        result = results[str(run.folder)]
+        if isinstance(result, KdcacheError):
+            problems.append(f"No scores by class of run {run.folder}: {result}")
+        else:
+            numbers.append(result)
+    if numbers and problems:
         problems.append(
             f"Scores by class of {group.name} are means over {len(numbers)} of its"
             f" {counted(len(group.finished), 'finished run')}."
         )
-    return scores, problems
-
-
-def _evaluated(run: Run, compute: ComputeConfig) -> Numbers:
-    from kdcache.tools.evaluate import evaluate_saved  # noqa: PLC0415 # torch
-    from kdcache.tools.evaluate_config import EvaluateConfig, check_specs  # noqa: PLC0415
-
-    config = EvaluateConfig(model=str(run.folder), compute=compute)
-    check_specs(config)
-    scores: Numbers = evaluate_saved(config)["scores"]
-    return scores
+    return numbers, problems
 
 
 def _scores_of(runs: Sequence[Numbers]) -> ClassScores | None:

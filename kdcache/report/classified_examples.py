@@ -22,7 +22,7 @@ from kdcache.report.example import (
     best_student,
     first_rows,
     image_address,
-    logits_of,
+    output_of,
     seed_of,
 )
 from kdcache.report.groups import Group
@@ -158,8 +158,8 @@ class Classified:
         classes = self._dataset.source.classes
         model = best_student(group, self._cache, classes, self._compute)
         views = self._batch(model.preprocessing.size).views[0]
-        logits = logits_of(model, self._compute, views)
-        probabilities: np.ndarray = torch.softmax(logits, dim=1).numpy()
+        logits = output_of(model, self._compute, views)
+        probabilities: np.ndarray = torch.softmax(logits.float(), dim=1).cpu().numpy()
         return probabilities
 
     def _chosen(self, teacher: np.ndarray, students: Sequence[np.ndarray]) -> list[int]:

@@ -7,7 +7,7 @@ from functools import partial
 from kdcache.cache import Cache
 from kdcache.cache.source import views_of
 from kdcache.codec_error.plot import require_matplotlib
-from kdcache.errors import KdcacheError
+from kdcache.errors import KdcacheError, ModelError
 from kdcache.report.example import (
     NUM_EACH,
     Example,
@@ -15,7 +15,7 @@ from kdcache.report.example import (
     best_student,
     first_rows,
     image_address,
-    logits_of,
+    output_of,
     seed_of,
 )
 from kdcache.report.groups import Group
@@ -23,26 +23,28 @@ from kdcache.runtime.device import Compute
 from kdcache.tools.show import Student, draw_view
 
 _MOST_DRAWN = 3
-"""Students whose maps are drawn."""
+"""Students whose maps or boxes are drawn."""
 
 
 def drawn_views(cache: Cache, data: str | None, groups: Sequence[Group], compute: Compute) -> Views:
-    """Return the task's own pictures of the first views of a cache: what the teacher says and, of
-    segmentation, what students say."""
+    """Return the task's own pictures of the first views of a cache: what the teacher says and what
+    students say."""
     require_matplotlib()
     seed = seed_of(cache)
-    students: list[Student] = []
-    problems: list[str] = []
-    caption = f"The first views of seed {seed} in the cache's order, which is random: what is right"
-    if cache.manifest.layout.maps is not None:
-        students, problems = _map_students(cache, data, groups, compute)
-        caption += ", and what the teacher and the best of each line's first finished run say."
-    else:
-        caption += ", and what the teacher says. Boxes of students are not drawn."
+    students, problems = _students(cache, data, groups, compute)
+    caption = (
+        f"The first views of seed {seed} in the cache's order, which is random: what is right, and"
+        " what the teacher and the best of each line's first finished run say."
+    )
     examples: list[Example] = []
     for row in first_rows(cache, seed, NUM_EACH):
-        for student in (None, *students):
-            examples.append(_drawn_example(cache, int(row), seed, data, student))
+        examples.append(_drawn_example(cache, int(row), seed, data, None))
+        for student in [*students]:
+            try:
+                examples.append(_drawn_example(cache, int(row), seed, data, student))
+            except ModelError as error:
+                students.remove(student)
+                problems.append(_problem(student.name, error))
     return Views(caption=caption, examples=examples, problems=problems)
 
 
@@ -54,14 +56,20 @@ def _drawn_example(
     file = io.BytesIO()
     drawn.picture.figure.savefig(file, dpi=110, format="png")
     who = "teacher" if student is None else student.name
-    confidence = f"{who} is sure by {100 * drawn.picture.confidence:.1f} %"
-    return Example(image=image_address(file.getvalue()), key=drawn.key, label=confidence)
+    label = f"{who} is sure by {100 * drawn.picture.confidence:.1f} %"
+    if not drawn.picture.confidence:
+        label = f"{who} finds nothing"
+    return Example(image=image_address(file.getvalue()), key=drawn.key, label=label)
 
 
-def _map_students(
+def _problem(name: str, error: KdcacheError) -> str:
+    return f"No student of {name} in the examples: {error}"
+
+
+def _students(
     cache: Cache, data: str | None, groups: Sequence[Group], compute: Compute
 ) -> tuple[list[Student], list[str]]:
-    """Return students of segmentation, and why there are no others."""
+    """Return the students that are drawn, and why there are no others."""
     classes = views_of(cache, data).source.classes
     students: list[Student] = []
     problems: list[str] = []
@@ -70,7 +78,7 @@ def _map_students(
             try:
                 model = best_student(group, cache, classes, compute)
             except KdcacheError as error:
-                problems.append(f"No student of {group.name} in the examples: {error}")
+                problems.append(_problem(group.name, error))
                 continue
-            students.append(Student(group.name, partial(logits_of, model, compute)))
+            students.append(Student(group.name, partial(output_of, model, compute)))
     return students, problems

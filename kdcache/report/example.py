@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from kdcache.cache import Cache
 from kdcache.errors import KdcacheError
+from kdcache.models.inference import model_code
 from kdcache.models.model import open_model
 from kdcache.report.estimates import Estimate
 from kdcache.report.groups import Group
@@ -75,11 +77,10 @@ def best_student(group: Group, cache: Cache, classes: int, compute: Compute) -> 
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, compute: Compute, views: Tensor) -> Tensor:
-    """Return what a student says of views, float32 on the CPU."""
-    with compute.autocast():
-        logits: Tensor = model(compute.move(views))
-    return logits.float().cpu()
+def output_of(model: nn.Module, compute: Compute, views: Tensor) -> Any:
+    """Return what a student gives of views."""
+    with compute.autocast(), model_code("a student on views of its cache"):
+        return model(compute.move(views))
 
 
 def seed_of(cache: Cache) -> int:

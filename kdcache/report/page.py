@@ -117,13 +117,9 @@ def _looked_at(groups: Sequence[Group], config: ReportConfig) -> _Looks:
 def _evaluate(groups: Sequence[Group], config: ReportConfig, looks: _Looks) -> None:
     """Take the scores by class of each group's best weights."""
     looks.is_evaluated = True
-    for group in groups:
-        if group.finished:
-            say(f"report: evaluating {counted(len(group.finished), 'run')} of {group.name}")
-        scores, problems = evaluated_scores(group, config.compute)
-        if scores is not None:
-            looks.scores[group.name] = scores
-        looks.class_notes += problems
+    scores, problems = evaluated_scores(groups, config.compute)
+    looks.scores |= scores
+    looks.class_notes += problems
 
 
 def _context(

@@ -88,14 +88,19 @@ def whole_file(
         temporary.unlink(missing_ok=True)
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes, *, is_synced: bool = True) -> None:
     """Write a file that the user names, whole or not at all.
+
+    Args:
+        path: the file.
+        content: what it holds.
+        is_synced: see `whole_file`.
 
     Raises:
         KdcacheError: it cannot be written.
     """
     try:
-        with whole_file(path) as file:
+        with whole_file(path, is_synced=is_synced) as file:
             file.write(content)
     except OSError as error:
         raise KdcacheError(
@@ -116,6 +121,23 @@ def require_writable(path: Path) -> None:
         raise UsageError(f"cannot write {path}: it is a folder; name a file")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(f"cannot write {path}: folder {folder} is read-only; write elsewhere")
+
+
+def require_new_folder(path: Path) -> None:
+    """Check that a folder that the user names can be made, or is empty, before the work that it is
+    to hold.
+
+    Raises:
+        UsageError: a file lies there, or a folder with something in it; or the folder that it is to
+            lie in does not exist or cannot be written.
+    """
+    if path.is_dir():
+        if any(path.iterdir()):
+            raise UsageError(f"folder {path} is not empty; name a new one")
+        return
+    if path.exists():
+        raise UsageError(f"{path} is a file; name a folder")
+    require_writable(path)
 
 
 def _keep(path: Path, kept_as: Path) -> None:

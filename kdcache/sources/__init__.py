@@ -17,7 +17,7 @@ from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.digits import DIGITS_TRAIN, Digits
 from kdcache.sources.masks import MaskSource
 from kdcache.sources.own import as_source
-from kdcache.sources.plain_images import open_plain_images, path_of_images
+from kdcache.sources.plain_images import WithoutObjects, open_plain_images, path_of_images
 from kdcache.sources.protocol import Sample, Source, class_names_of
 from kdcache.sources.registry import check_source, open_source
 from kdcache.sources.tars import TarSource
@@ -31,6 +31,7 @@ __all__ = [
     "Sample",
     "Source",
     "TarSource",
+    "WithoutObjects",
     "as_source",
     "check_source",
     "class_names_of",

@@ -1,5 +1,5 @@
-"""Images without labels: those below a folder, or one file. They can be predicted, not trained
-on."""
+"""Images without labels: those below a folder, in one file, or of another source. They can be
+predicted, not trained on."""
 
 import os
 from pathlib import Path
@@ -19,8 +19,10 @@ from kdcache.sources.folder_files import (
     looks_like_image,
     tell_passed_over,
 )
-from kdcache.sources.protocol import Source
+from kdcache.sources.protocol import Sample, Source, may_draw
 from kdcache.sources.registry import OPENERS
+from kdcache.targets import ClassBoxes
+from kdcache.targets.boxes import no_objects
 
 _NO_CLASS = 0
 """Stands in the place of a label; nobody looks at it."""
@@ -43,6 +45,36 @@ class PlainImages:
         """Return an image, in its own mode, and no label."""
         path, label = self.samples[index]
         return read_image(path), label
+
+
+class WithoutObjects:
+    """The images of a source as if none showed an object, whatever they are labelled with: so each
+    view of them says where its image is."""
+
+    task = ClassBoxes.task
+    classes = 1
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.spec = source.spec
+        self.fingerprint = source.fingerprint
+        self.may_draw = may_draw(source)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._source)
+
+    def key(self, index: int) -> str:
+        """Return the name of an image."""
+        return self._source.key(index)
+
+    def sample(self, index: int) -> Sample:
+        """Return an image, without an object.
+
+        Raises:
+            UnreadableSampleError: it cannot be decoded.
+        """
+        return Sample(self._source.sample(index).image, no_objects())
 
 
 def path_of_images(text: str) -> str | None:

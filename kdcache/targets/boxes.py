@@ -4,7 +4,6 @@ A box is its left, upper, right and lower side in pixels of its image, as torchv
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -16,7 +15,7 @@ from kdcache.errors import RecipeError, SourceError
 from kdcache.runtime.image_items import described
 from kdcache.runtime.wording import human_bytes
 from kdcache.shapes import Labels, Objects
-from kdcache.targets.objects import ObjectBoxes
+from kdcache.targets.objects import NO_FRAME, Frame, ObjectBoxes
 from kdcache.targets.protocol import MixedTarget, StoredTarget, ViewTarget
 
 MOST_BOXES = 10_000
@@ -39,6 +38,7 @@ class ClassBoxes:
     plural: ClassVar[str] = "boxes"
     follows_views: ClassVar[bool] = True
     layouts: ClassVar[frozenset[str]] = frozenset({"pyramid", "proposals"})
+    eval_recipe: ClassVar[str] = "detection-eval"
     is_small: ClassVar[bool] = False
 
     def checked(self, target: Any, image: Image.Image, classes: int, name: str) -> ObjectBoxes:
@@ -119,7 +119,7 @@ class ClassBoxes:
         assert isinstance(target, ObjectBoxes)
         moved_boxes = _as_corners(moved["boxes"])
         boxes = functional.clamp_bounding_boxes(moved_boxes).as_subclass(torch.Tensor)
-        objects = replace(target, boxes=boxes, scale=_scale(moved["corners"], image.size))
+        objects = replace(target, boxes=boxes, frame=_frame(moved["corners"], image.size))
         return objects.at(ops.remove_small_boxes(boxes, LEAST_SIDE))
 
     def batch(self, targets: Sequence[MixedTarget], size: Sequence[int], *, mixes: bool) -> Labels:
@@ -132,7 +132,8 @@ class ClassBoxes:
             torch.zeros(len(views), most, 4),
             torch.zeros(len(views), most),
             torch.zeros(len(views), most, dtype=torch.bool),
-            torch.tensor([view.scale for view in views]),
+            torch.tensor([view.frame.sides for view in views]).reshape(-1, 4),
+            torch.tensor([view.frame.image_size for view in views]).reshape(-1, 2).float(),
         )
         for place, view in enumerate(views):
             count = len(view)
@@ -165,14 +166,14 @@ def torchvision_targets(labels: Labels, *, has_background: bool = False) -> list
     return targets
 
 
-def _no_objects() -> ObjectBoxes:
-    """Return those of a view whose image could not be read."""
+def no_objects() -> ObjectBoxes:
+    """Return those of an image that shows none, or could not be read."""
     return ObjectBoxes(
         torch.zeros(0, 4),
         torch.zeros(0, dtype=torch.int64),
         torch.zeros(0),
         torch.zeros(0, dtype=torch.bool),
-        math.nan,
+        NO_FRAME,
     )
 
 
@@ -180,7 +181,7 @@ def _or_none(target: ViewTarget) -> ObjectBoxes:
     """Return the objects of a view; none of one whose image could not be read."""
     if isinstance(target, ObjectBoxes):
         return target
-    return _no_objects()
+    return no_objects()
 
 
 def _from_dictionary(target: Any, name: str) -> ObjectBoxes:
@@ -284,15 +285,10 @@ def _checked(
     return clipped.at((sides > 0).all(dim=1))
 
 
-def _scale(corners: Tensor, image_size: tuple[int, int]) -> float:
-    """Return how many pixels of an image one of its view has, by area, from where two opposite
-    corners of it are in the view; NaN where it has none."""
+def _frame(corners: Tensor, image_size: tuple[int, int]) -> Frame:
+    """Return where an image is in its view, from where two opposite corners of it are."""
     width, height = image_size
-    sides = (corners[1] - corners[0]).abs()
-    area = float(sides.prod())
-    if area == 0:
-        return math.nan
-    return width * height / area
+    return Frame(tuple(corners.flatten().tolist()), (height, width))
 
 
 def _as_corners(boxes: "tv_tensors.BoundingBoxes") -> Tensor:

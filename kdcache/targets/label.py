@@ -23,6 +23,7 @@ class ClassLabel:
     plural: ClassVar[str] = "labels"
     follows_views: ClassVar[bool] = False
     layouts: ClassVar[frozenset[str]] = frozenset({"one"})
+    eval_recipe: ClassVar[str] = "eval"
     is_small: ClassVar[bool] = True
 
     def checked(self, target: Any, image: Image.Image, classes: int, name: str) -> int:

@@ -25,6 +25,7 @@ class ClassMask:
     plural: ClassVar[str] = "masks"
     follows_views: ClassVar[bool] = True
     layouts: ClassVar[frozenset[str]] = frozenset({"heads"})
+    eval_recipe: ClassVar[str] = "segmentation-eval"
     is_small: ClassVar[bool] = False
 
     def checked(self, target: Any, image: Image.Image, classes: int, name: str) -> Image.Image:

@@ -1,8 +1,23 @@
 """The objects of an image: a box and a class each."""
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kdcache.deferred import Tensor
+
+
+class Frame(NamedTuple):
+    """Where a whole image is in a view of it."""
+
+    sides: tuple[float, ...]
+    """Left, upper, right and lower, in pixels of the view; a crop leaves some outside."""
+    image_size: tuple[int, int]
+    """Height and width of the image."""
+
+
+NO_FRAME = Frame((math.nan,) * 4, (0, 0))
+"""Of a view of which it is not known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,8 +33,8 @@ class ObjectBoxes:
     by it."""
     is_crowd: Tensor
     """Whether a box holds many objects, of which none is marked; bool `[objects]`."""
-    scale: float = 1.0
-    """Pixels of the original image to one of the view, by area; NaN where that is not known."""
+    frame: Frame = NO_FRAME
+    """Of a view: where its image is."""
 
     def __len__(self) -> int:
         """Return the number of objects."""
@@ -32,5 +47,5 @@ class ObjectBoxes:
             self.classes[places],
             self.areas[places],
             self.is_crowd[places],
-            self.scale,
+            self.frame,
         )

@@ -36,6 +36,8 @@ class TargetKind(Protocol):
     """Whether it goes where its image goes, so that a recipe has to take it along."""
     layouts: ClassVar[frozenset[str]]
     """Kinds of layouts of which a model's logits for it may be."""
+    eval_recipe: ClassVar[str]
+    """The recipe that shows whole images to a model of which nothing says how it is evaluated."""
     is_small: ClassVar[bool]
     """Whether its file has few bytes, which are looked at where a tar's index is made."""
 

@@ -1,6 +1,7 @@
 """Classification: one row of class logits per view."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,18 +10,22 @@ from torch import Tensor, nn
 
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
-from kdcache.models.vision_model import TeacherLogits
-from kdcache.positions import Layout
+from kdcache.models.vision_model import TeacherLogits, VisionModel
+from kdcache.positions import Layout, One
 from kdcache.runtime.distributed import all_sum
-from kdcache.shapes import Labels, Logits, Rows, Scalar, Targets
-from kdcache.soft_targets import SoftTargets
+from kdcache.shapes import Labels, Logits, Rows, Scalar, Targets, Views
+from kdcache.soft_targets import DenseTargets, SoftTargets
 from kdcache.targets import ClassLabel
+from kdcache.tasks.class_predictions import ClassPredictions
+from kdcache.tasks.class_program import class_program
 from kdcache.tasks.class_report import ClassReport
 from kdcache.tasks.classification_picture import draw_classification
 from kdcache.tasks.deviations import row_deviations
 from kdcache.tasks.label_notes import class_text, is_one_class_only, missing_classes
 from kdcache.tasks.losses import refuse_positions
 from kdcache.tasks.picture import Picture, ShownView
+from kdcache.tasks.predictions import PredictionSettings
+from kdcache.tasks.programs import Program
 from kdcache.tasks.score_names import BEST
 
 
@@ -59,6 +64,11 @@ class Classification:
         task = task_loss(logits, labels, label_smoothing=label_smoothing)
         return {**loss.terms(logits, teacher, labels.first), "task": loss.ce * task}
 
+    def output(self, model: nn.Module, views: Views) -> Logits:
+        """Return the logits."""
+        logits: Logits = model(views)
+        return logits
+
     def label_notes(
         self, labels: Sequence[Rows], classes: int, names: Sequence[str] | None
     ) -> list[str]:
@@ -87,11 +97,33 @@ class Classification:
         """Return an empty report by class."""
         return [ClassReport(class_names, device)]
 
+    def predictions(self, settings: PredictionSettings) -> ClassPredictions:
+        """Return an empty table of them.
+
+        Raises:
+            KdcacheError: they cannot be written so.
+        """
+        return ClassPredictions(settings)
+
+    def program(self, model: VisionModel, *, gives_logits: bool) -> Program:
+        """Return `class_program`."""
+        return class_program(model, gives_logits=gives_logits)
+
     def statistics(
         self, logits: TeacherLogits, targets: Targets | None, layout: Layout
     ) -> dict[str, Tensor]:
         """Return `logit_statistics`."""
         return logit_statistics(logits.values, targets)
+
+    def shown(self, view: ShownView, output: Any, who: str) -> ShownView:
+        """Return the view with the logits of a student."""
+        return replace(
+            view,
+            teacher=DenseTargets(output.float().cpu()),
+            layout=One(),
+            first_class=0,
+            who=who,
+        )
 
     def picture(self, view: ShownView) -> Picture:
         """Return `draw_classification`."""

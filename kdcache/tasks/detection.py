@@ -13,23 +13,26 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
 from kdcache.models.detector_output import DetectorOutput
-from kdcache.models.vision_model import TeacherLogits
+from kdcache.models.vision_model import TeacherLogits, VisionModel
 from kdcache.positions import Layout
 from kdcache.positions.proposals import is_there
-from kdcache.shapes import Activation, Labels, Rows, Scalar
+from kdcache.shapes import Activation, Detections, Labels, Rows, Scalar, Views
 from kdcache.soft_targets import AnchorTargets, DenseTargets, SoftTargets
 from kdcache.targets import ClassBoxes
+from kdcache.tasks.box_predictions import BoxPredictions
 from kdcache.tasks.box_score import BoxScore
 from kdcache.tasks.class_probabilities import class_probabilities
 from kdcache.tasks.detection_picture import draw_detection
 from kdcache.tasks.deviations import row_deviations
 from kdcache.tasks.label_notes import missing_classes
 from kdcache.tasks.picture import Picture, ShownView
+from kdcache.tasks.predictions import PredictionSettings
+from kdcache.tasks.programs import Program
 from kdcache.tasks.score_names import BEST
 
 _FEW_VIEWS = 4
@@ -83,6 +86,11 @@ class Detection:
         sums["task"] = loss.ce * torch.stack(losses).sum()
         return sums
 
+    def output(self, model: nn.Module, views: Views) -> DetectorOutput:
+        """Return what the detector gives."""
+        output: DetectorOutput = model(views)
+        return output
+
     def label_notes(
         self, labels: Sequence[Rows], classes: int, names: Sequence[str] | None
     ) -> list[str]:
@@ -104,6 +112,24 @@ class Detection:
         """Return none: the scores have each class."""
         return []
 
+    def predictions(self, settings: PredictionSettings) -> BoxPredictions:
+        """Return an empty table of them.
+
+        Raises:
+            KdcacheError: they cannot be written so.
+        """
+        return BoxPredictions(settings)
+
+    def program(self, model: VisionModel, *, gives_logits: bool) -> Program:
+        """Return `box_program`; of logits there are none.
+
+        Raises:
+            ModelError: a detector of one's own.
+        """
+        from kdcache.tasks.box_program import box_program  # noqa: PLC0415 # torchvision's detectors
+
+        return box_program(model)
+
     def statistics(self, logits: TeacherLogits, targets: Any, layout: Layout) -> dict[str, Tensor]:
         """Return means over views: `confidence` is the largest probability of a class at any
         position, and there is no accuracy. Views without a proposal do not count."""
@@ -118,6 +144,14 @@ class Detection:
             num_counted += is_row.any()
         mean, std, confidence = sums / num_counted.clamp_min(1)
         return {"mean": mean, "std": std, "confidence": confidence}
+
+    def shown(self, view: ShownView, output: Any, who: str) -> ShownView:
+        """Return the view with the boxes that a student finds."""
+        parts = [part.float().cpu() for part in output.detections()[0]]
+        boxes, scores, classes = parts
+        return replace(
+            view, detections=Detections(boxes, scores, classes.long()), first_class=0, who=who
+        )
 
     def picture(self, view: ShownView) -> Picture:
         """Return `draw_detection`."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kdcache.tasks.box_picture import draw_boxes
 from kdcache.tasks.drawn_objects import (
     LEAST_SCORE,
     MARGIN_HEIGHT,
@@ -24,7 +25,7 @@ from kdcache.tasks.drawn_objects import (
     frame,
     list_classes,
     object_scene,
-    teacher_text,
+    score_text,
 )
 from kdcache.tasks.level_scores import LevelScores, Peak, highest_peaks, level_scores
 from kdcache.tasks.name_tags import Box, NameTags
@@ -52,11 +53,13 @@ class _Levels:
 
 def draw_detection(view: ShownView) -> Picture:
     """Draw a view with its boxes, where the teacher finds classes, and of a pyramid its confidence
-    by level.
+    by level; of a student the boxes that it finds.
 
     Raises:
         UsageError: logits of another layout than a pyramid or proposals.
     """
+    if view.detections is not None:
+        return draw_boxes(view, view.detections)
     require_drawable(view.layout, ["pyramid", "proposals"])
     if view.layout.has_boxes:
         return draw_proposals(view)
@@ -98,8 +101,8 @@ def _draw_peaks(panel: Any, scene: ObjectScene, teacher: _Levels) -> None:
     image = panel.imshow(heat, vmin=0, vmax=1, cmap="viridis")
     panel.figure.colorbar(image, ax=panel, shrink=0.8)
     frame(panel, view.size)
-    title = teacher_text(scene, "the teacher's confidence")
-    panel.set_title(title, fontsize=TITLE_SIZE)
+    title = score_text(scene, view.owned("confidence"))
+    panel.set_title(title, fontsize=TITLE_SIZE, parse_math=False)
     for item in scene.objects:
         draw_box(panel, item, "white", line_width=0.8)
     tags = NameTags(panel, view.size, PANEL_WIDTH)

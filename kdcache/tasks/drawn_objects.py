@@ -89,7 +89,7 @@ def draw_objects(panel: Any, scene: ObjectScene) -> None:
     view = scene.view
     panel.imshow(view.pixels, cmap="gray")
     frame(panel, view.size)
-    panel.set_title(_objects_text(scene), fontsize=TITLE_SIZE)
+    panel.set_title(_objects_text(scene), fontsize=TITLE_SIZE, parse_math=False)
     for item in scene.objects:
         draw_box(panel, item, scene.colours[item.number], line_width=1.5, edge=2.7)
     tags = NameTags(panel, view.size, PANEL_WIDTH, is_small=len(scene.objects) > _CROWDED)
@@ -98,8 +98,8 @@ def draw_objects(panel: Any, scene: ObjectScene) -> None:
         tags.add(name, item.score, item.box, scene.colours[item.number])
 
 
-def teacher_text(scene: ObjectScene, title: str) -> str:
-    """Return a title, and how many objects the teacher finds."""
+def score_text(scene: ObjectScene, title: str) -> str:
+    """Return a title, and how many objects the teacher, or a student, finds."""
     if scene.view.first_class:
         return f"{title}, by its own classes"
     scores = [item.score for item in scene.objects if not item.is_crowd]
@@ -149,7 +149,7 @@ def list_classes(figure: Any, scene: ObjectScene) -> None:
         if counts[number] > 1:
             name = f"{name} ({counts[number]})"
         elif not counts[number] and not scene.view.first_class:
-            name = f"{name} (teacher)"
+            name = f"{name} ({scene.view.who})"
         names.append(name)
     num_lines = draw_legend(figure, names, list(scene.colours.values()))
     figure.set_figheight(figure.get_figheight() + num_lines * _LINE_HEIGHT)
@@ -161,8 +161,8 @@ def _objects_text(scene: ObjectScene) -> str:
     if scene.view.first_class:
         return "view with its boxes"
     if len(scene.objects) > _MOST_NAMED:
-        return "view with its boxes, and the teacher's score for large ones"
-    return "view with its boxes, and the teacher's score for each"
+        return f"view with its boxes, and {scene.view.owned('score')} for large ones"
+    return f"view with its boxes, and {scene.view.owned('score')} for each"
 
 
 def _colours(

@@ -8,9 +8,11 @@ import numpy as np
 
 from kdcache.errors import UsageError, one_line
 from kdcache.positions import Layout
-from kdcache.shapes import Labels
+from kdcache.shapes import Detections, Labels
 from kdcache.soft_targets import SoftTargets
 
+TEACHER = "teacher"
+"""Who says what a cache holds."""
 TITLE_SIZE = 10
 """Points of the text above a panel."""
 _MOST_LISTED = 24
@@ -37,14 +39,22 @@ class ShownView:
     """Of the data's classes, and behind them of the teacher's where it has its own."""
     first_class: int
     """Where the teacher's classes begin among the names: 0 if they are those of the data."""
-    who: str = "teacher"
+    who: str = TEACHER
     """Who says what is drawn as the teacher's; a student has the name of its line."""
+    detections: Detections | None = None
+    """The boxes that a student finds, on the CPU; of a teacher a cache holds none."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
         height, width = self.pixels.shape[:2]
         return height, width
+
+    def owned(self, noun: str) -> str:
+        """Return whose something is, such as `the teacher's score`."""
+        if self.who == TEACHER:
+            return f"the teacher's {noun}"
+        return f"the {noun} of {one_line(self.who, _MOST_CHARS)}"
 
     def name(self, number: int) -> str:
         """Return the name of a class; its number where it has none."""

@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdcache.losses import Loss
-from kdcache.models.vision_model import TeacherLogits
+from kdcache.models.vision_model import TeacherLogits, VisionModel
 from kdcache.positions import Layout
-from kdcache.shapes import Labels, Masks, Rows, Scalar, Targets
+from kdcache.shapes import Labels, Masks, Rows, Scalar, Targets, Views
 from kdcache.soft_targets import SoftTargets
 from kdcache.tasks.picture import Picture, ShownView
+from kdcache.tasks.predictions import Predictions, PredictionSettings
+from kdcache.tasks.programs import Program
 
 
 @runtime_checkable
@@ -61,6 +63,9 @@ class Task(Protocol):
         """Return the weighted terms of a batch's loss, by name: those against the teacher, and
         `task`, the labels'."""
 
+    def output(self, model: nn.Module, views: Views) -> Any:
+        """Return what a model gives of views in an evaluation."""
+
     def label_notes(
         self, labels: Sequence[Rows], classes: int, names: Sequence[str] | None
     ) -> list[str]:
@@ -79,6 +84,24 @@ class Task(Protocol):
     def reports(self, class_names: Sequence[str], device: torch.device | str) -> Sequence[Score]:
         """Return empty scores of what is told of single models alone, not after each epoch."""
 
+    def predictions(self, settings: PredictionSettings) -> Predictions:
+        """Return what writes what a model sees in images; nothing is written yet.
+
+        Raises:
+            KdcacheError: settings that the model's classes or the images' names do not allow.
+        """
+
+    def program(self, model: VisionModel, *, gives_logits: bool) -> Program:
+        """Return a model as it is exported for other programs.
+
+        Args:
+            model: of the task.
+            gives_logits: whether it gives logits, and not probabilities.
+
+        Raises:
+            ModelError: it cannot be exported.
+        """
+
     def statistics(
         self, logits: TeacherLogits, targets: Targets | Masks | None, layout: Layout
     ) -> dict[str, Tensor]:
@@ -92,6 +115,15 @@ class Task(Protocol):
             logits: of views.
             targets: of the views, on the same device, if they are of the teacher's classes.
             layout: where the positions of the logits are.
+        """
+
+    def shown(self, view: ShownView, output: Any, who: str) -> ShownView:
+        """Return a view with what a student gives of it in the place of what the teacher says.
+
+        Args:
+            view: the view.
+            output: of the student, of this view alone; its classes are those of the data.
+            who: the student is.
         """
 
     def picture(self, view: ShownView) -> Picture:

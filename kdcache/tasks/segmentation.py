@@ -7,29 +7,40 @@ al., NeurIPS 2022) and PSPNet's before it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
-from kdcache.models.vision_model import TeacherLogits
-from kdcache.positions import Layout
+from kdcache.models.vision_model import TeacherLogits, VisionModel
+from kdcache.positions import Heads, Layout
 from kdcache.runtime.distributed import all_sum
-from kdcache.shapes import IGNORED, Labels, Maps, Masks, Rows, Scalar, ViewLogits
-from kdcache.soft_targets import PickedTargets, SoftTargets, segments_of
+from kdcache.shapes import IGNORED, Labels, Maps, Masks, Rows, Scalar, ViewLogits, Views
+from kdcache.soft_targets import (
+    DenseTargets,
+    PickedTargets,
+    SegmentTargets,
+    SoftTargets,
+    segments_of,
+)
 from kdcache.targets import ClassMask
 from kdcache.tasks.deviations import row_deviations
 from kdcache.tasks.label_notes import class_text, missing_classes
 from kdcache.tasks.losses import refuse_positions
+from kdcache.tasks.map_predictions import MapPredictions
+from kdcache.tasks.map_program import map_program
 from kdcache.tasks.map_sizes import masks_at, upsampled
 from kdcache.tasks.picture import Picture, ShownView
+from kdcache.tasks.predictions import PredictionSettings
+from kdcache.tasks.programs import Program
 from kdcache.tasks.score_names import BEST
 from kdcache.tasks.segmentation_picture import draw_segmentation
+from kdcache.tasks.windows import slide
 
 AUXILIARY = 0.4
 """Weight of an auxiliary head."""
@@ -46,6 +57,9 @@ class Segmentation:
 
     align_corners: bool = False
     """How logits are upsampled where labels are compared, see `upsampled`."""
+    window: tuple[int, int] | None = None
+    """Height and width of windows that slide over views in an evaluation; None if they are seen
+    whole."""
     name: ClassVar[str] = ClassMask.task
     best: ClassVar[str] = BEST[name]
     summary: ClassVar[tuple[str, ...]] = ("miou", "pixel_accuracy", "eval_loss")
@@ -93,6 +107,13 @@ class Segmentation:
                 sums.update(terms)
         return sums
 
+    def output(self, model: nn.Module, views: Views) -> ViewLogits:
+        """Return the logits of views that are seen whole, or through windows."""
+        if self.window is None:
+            logits: ViewLogits = model(views)
+            return logits
+        return slide(model, views, self.window, align_corners=self.align_corners)
+
     def label_notes(
         self, labels: Sequence[Rows], classes: int, names: Sequence[str] | None
     ) -> list[str]:
@@ -123,6 +144,18 @@ class Segmentation:
         """Return none: the scores have each class."""
         return []
 
+    def predictions(self, settings: PredictionSettings) -> MapPredictions:
+        """Return what writes them, an image each.
+
+        Raises:
+            KdcacheError: they cannot be written so.
+        """
+        return MapPredictions(settings, align_corners=self.align_corners)
+
+    def program(self, model: VisionModel, *, gives_logits: bool) -> Program:
+        """Return `map_program`."""
+        return map_program(model, gives_logits=gives_logits, align_corners=self.align_corners)
+
     def statistics(
         self, logits: TeacherLogits, targets: Masks | None, layout: Layout
     ) -> dict[str, Tensor]:
@@ -142,6 +175,13 @@ class Segmentation:
             share_right = num_right / num_pixels.clamp_min(1)
             means["accuracy"] = 100 * share_right.double()
         return means
+
+    def shown(self, view: ShownView, output: Any, who: str) -> ShownView:
+        """Return the view with the map of a student's main head."""
+        maps = output[:, 0].float().cpu()
+        layout = Heads((_size_of(maps),))
+        targets = SegmentTargets([DenseTargets(maps.flatten(0, 2))], layout)
+        return replace(view, teacher=targets, layout=layout, first_class=0, who=who)
 
     def picture(self, view: ShownView) -> Picture:
         """Return `draw_segmentation`."""
@@ -258,54 +298,3 @@ class MapScore:
             "eval_loss": float(loss) / total,
             **ious,
         }
-
-
-def slide(
-    model: torch.nn.Module,
-    views: Tensor,
-    window: tuple[int, int],
-    *,
-    align_corners: bool = False,
-) -> ViewLogits:
-    """Return the main head's logits of views of any size, `[views, 1, height, width, classes]`,
-    from windows of one size.
-
-    Windows go by two thirds of themselves; where they overlap the mean of their upsampled logits
-    counts. Of a view smaller than the window there is one, the view itself.
-    """
-    height, width = views.shape[2:]
-    sums = torch.zeros(())
-    num_windows = torch.zeros(height, width, device=views.device)
-    for top in _starts(height, window[0]):
-        rows = slice(top, top + window[0])
-        for left in _starts(width, window[1]):
-            columns = slice(left, left + window[1])
-            part = views[:, :, rows, columns]
-            maps = model(part)[:, 0].float()
-            size = (part.shape[2], part.shape[3])
-            planes = upsampled(maps, size, align_corners=align_corners)
-            if sums.ndim == 0:
-                sums = planes.new_zeros(len(views), planes.shape[1], height, width)
-            sums[:, :, rows, columns] += planes
-            num_windows[rows, columns] += 1
-    means = sums / num_windows
-    return means.permute(0, 2, 3, 1)[:, None]
-
-
-def _starts(length: int, window: int) -> list[int]:
-    step = max(window * 2 // 3, 1)
-    last = max(length - window, 0)
-    return [*range(0, last, step), last]
-
-
-def check_window(window: Sequence[int] | None) -> tuple[int, int] | None:
-    """Return the height and width of a window.
-
-    Raises:
-        UsageError: it is not two numbers above 0.
-    """
-    if window is None:
-        return None
-    if len(window) != 2 or min(window) < 1:
-        raise UsageError(f"eval_window is {list(window)}; it must be [height, width] in pixels")
-    return window[0], window[1]

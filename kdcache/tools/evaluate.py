@@ -5,7 +5,6 @@ from typing import Any
 from kdcache.errors import UsageError
 from kdcache.loader.class_map import read_class_map
 from kdcache.models.model import open_model
-from kdcache.models.trial import given_classes
 from kdcache.models.vision_model import VisionModel
 from kdcache.runtime.batch_size import AUTO
 from kdcache.runtime.device import Compute, device_type
@@ -49,9 +48,10 @@ def evaluate_saved(config: EvaluateConfig) -> dict[str, Any]:
             align_corners = run.align_corners
     with joined_processes(device_type(config.compute.device)), others_that_fail():
         source = open_source(data)
-        training, recipe = saved_recipes(saved, config.recipe)
+        training, recipe = saved_recipes(saved, config.recipe, task_of(source))
         if config.class_map is None:
-            model: VisionModel | MappedModel = _opened(saved, source, training)
+            saved.require_order(source)
+            model: VisionModel | MappedModel = opened_model(saved, source, training)
             class_names = saved.label_names
         else:
             model = _opened_through_map(config, saved, source, training)
@@ -86,9 +86,17 @@ def evaluate_saved(config: EvaluateConfig) -> dict[str, Any]:
     }
 
 
-def _opened(saved: SavedModel, source: Source, training: Recipe) -> VisionModel:
-    """Return a saved model of a source's classes."""
-    saved.require_order(source)
+def opened_model(saved: SavedModel, source: Source, training: Recipe) -> VisionModel:
+    """Return a saved model that is scored on a source.
+
+    Args:
+        saved: the model.
+        source: of the model's task and classes.
+        training: the recipe that it was trained for, which gives channels and input size.
+
+    Raises:
+        KdcacheError: it cannot be opened, or is of other classes.
+    """
     return open_model(
         saved.spec,
         classes=source.classes,
@@ -122,5 +130,6 @@ def _opened_through_map(
         trained=True,
         classes_advice=CLASSES_ADVICE,
     )
-    places = read_class_map(path, source, given_classes(model), teacher_names=names)
+    assert model.num_classes is not None, "a model that is opened was tried"
+    places = read_class_map(path, source, model.num_classes, teacher_names=names)
     return MappedModel(model, places, source.classes)

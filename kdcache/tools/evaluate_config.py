@@ -8,7 +8,8 @@ from kdcache.runtime.batch_size import BatchSize, require_batch_size
 from kdcache.runtime.device import ComputeConfig
 from kdcache.runtime.text_files import read_text
 from kdcache.sources import check_source
-from kdcache.tools.saved_classes import known_classes, require_classifier
+from kdcache.targets import ClassLabel
+from kdcache.tools.saved_classes import known_classes, known_task
 from kdcache.tools.saved_model import find_model
 from kdcache.views import recipe_table
 
@@ -28,7 +29,7 @@ class EvaluateConfig:
     """Of that classifier: their number, or a text file with a name on each line; by default what
     the weights say."""
     recipe: str | None = None
-    """Of the views; by default the run's recipe of evaluation, else `eval`."""
+    """Of the views; by default the run's recipe of evaluation, else one for the task."""
     window: tuple[int, ...] | None = None
     """Height and width of windows that slide over images of segmentation; by default the run's,
     else they are seen whole."""
@@ -56,7 +57,11 @@ def check_specs(config: EvaluateConfig) -> None:
     saved = find_model(config.model)
     check_source(saved.data_or_own(config.data))
     if config.class_map is not None:
-        require_classifier(saved, "a class map")
+        task = known_task(saved, None) or ClassLabel.task
+        if task != ClassLabel.task:
+            raise UsageError(
+                f"model {saved.spec} is of {task}, and class_map is for classifiers; leave it out"
+            )
         read_text(config.class_map, "class map")
         known_classes(saved, config.classes)
     check_model(saved.spec, asks_library=False)

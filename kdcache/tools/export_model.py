@@ -4,60 +4,33 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from kdcache.models.model import open_model
-from kdcache.models.vision_model import VisionModel
 from kdcache.models.weight_facts import weight_facts
 from kdcache.models.weight_record import weight_record
 from kdcache.runtime.console import say
 from kdcache.runtime.files import write_file
-from kdcache.shapes import Logits, Probabilities, Views, sides
+from kdcache.shapes import size_text
 from kdcache.targets import ClassLabel
-from kdcache.tools.export_model_config import ONNX, SCRIPT, ExportModelConfig, require_onnx
+from kdcache.tasks import open_task
+from kdcache.tasks.export_forms import ONNX, SCRIPT, require_exportable
+from kdcache.tools.export_model_config import ExportModelConfig, require_onnx
 from kdcache.tools.program_files import write_program
-from kdcache.tools.saved_classes import (
-    CLASSES_ADVICE,
-    known_classes,
-    names_for,
-    require_classifier,
-)
-from kdcache.tools.saved_model import find_model
+from kdcache.tools.saved_classes import CLASSES_ADVICE, known_classes, known_task, names_for
+from kdcache.tools.saved_model import SavedModel, find_model
 from kdcache.tools.saved_views import saved_recipes
-
-
-class ExportedClassifier(nn.Module):
-    """A classifier from pixels to probabilities, or logits; its images are normalised inside."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: VisionModel, *, gives_logits: bool) -> None:
-        super().__init__()
-        self.module = model.module
-        self.gives_logits = gives_logits
-        self.register_buffer("mean", model.mean)
-        self.register_buffer("std", model.std)
-
-    def forward(self, images: Views) -> Logits | Probabilities:
-        """Return probabilities, or logits, `[images, classes]`, of pixels from 0 to 255."""
-        logits: Tensor = self.module((images - self.mean) / self.std)
-        if self.gives_logits:
-            return logits
-        return torch.softmax(logits, dim=1)
 
 
 def export_model(config: ExportModelConfig) -> dict[str, Any]:
     """Write a saved model with its preprocessing and the names of its classes to one file, and
     return what was written.
 
-    The model takes uint8 `[images, channels, height, width]`, any number of images of its own size,
-    and gives float32 `[images, classes]`.
+    The model takes uint8 `[images, channels, height, width]`, any number of images: of a classifier
+    of its own size, of other models of any size that their code allows.
 
     Returns:
-        `model` (its spec), `out`, `bytes`, `input_size` (channels, height, width), `classes`, and
-        `output`, `probabilities` or `logits`.
+        `model` (its spec), `task`, `out`, `bytes`, `input_size` (channels, height and width, None
+        where they may be any), `classes`, `output` (`probabilities`, `logits` or `boxes`), and
+        `gives`, which says its shapes.
 
     Raises:
         UsageError: settings that cannot be meant.
@@ -65,46 +38,62 @@ def export_model(config: ExportModelConfig) -> dict[str, Any]:
             something else than the model; or what writes the file is not installed.
     """
     saved = find_model(config.model)
-    require_classifier(saved, "export-model")
+    name = known_task(saved, config.task) or ClassLabel.task
+    require_exportable(name, config.ending, logits=config.logits)
     if config.ending == ONNX:
         require_onnx()
-    training, views = saved_recipes(saved, config.recipe)
+    training, views = saved_recipes(saved, config.recipe, name)
     num_classes, names = known_classes(saved, config.classes)
     model = open_model(
         saved.spec,
         classes=num_classes,
         recipe=training,
         trained=True,
+        task=name,
         classes_advice=CLASSES_ADVICE,
-    )
-    exported = ExportedClassifier(model, gives_logits=config.logits).eval()
-    exported.requires_grad_(False)
-    height, width = sides(model.preprocessing.size)
-    shape = (len(model.preprocessing.mean), height, width)
-    num_classes = exported(torch.zeros(1, *shape, dtype=torch.uint8)).shape[1]
-    output = "logits" if config.logits else "probabilities"
+    ).eval()
+    model.requires_grad_(False)
+    assert model.num_classes is not None, "a model that is opened was tried"
+    task = open_task(name, align_corners=_is_aligned(saved))
+    program = task.program(model, gives_logits=config.logits)
+    program.module.eval().requires_grad_(False)
+    class_names = names_for(saved, model.num_classes, names, model.label_names)
     facts = weight_facts(
         model.preprocessing,
-        task=ClassLabel.task,
-        num_classes=num_classes,
-        label_names=tuple(names_for(saved, num_classes, names)),
+        task=name,
+        num_classes=model.num_classes,
+        label_names=tuple(class_names),
     )
     metadata = {
         **weight_record(saved.spec, facts),
-        "output": output,
+        "output": program.output,
         "recipe": json.dumps(views.to_dict()["table"]),
     }
     if config.ending == SCRIPT:
         say("note: torch calls TorchScript deprecated; a .pt2 file is what torch.export writes now")
-    data = write_program(
-        exported, config.ending, shape=shape, output=output, metadata=metadata, spec=saved.spec
-    )
-    write_file(Path(config.out), data)
+    channels, height, width = facts.input_size
+    shape = (channels, height, width)
+    file = write_program(program, config.ending, shape=shape, metadata=metadata, spec=saved.spec)
+    write_file(Path(config.out), file.data)
     return {
         "model": saved.spec,
+        "task": name,
         "out": config.out,
-        "bytes": len(data),
-        "input_size": list(facts.input_size),
-        "classes": num_classes,
-        "output": output,
+        "bytes": len(file.data),
+        "input_size": [channels, None, None] if file.takes_any_size else list(shape),
+        "classes": model.num_classes,
+        "output": program.output,
+        "gives": program.gives,
     }
+
+
+def _is_aligned(saved: SavedModel) -> bool:
+    """Return how the maps of a model are upsampled; say it if its run sees images otherwise than
+    the file will."""
+    run = saved.run
+    if run is None:
+        return False
+    if run.eval_window is not None:
+        size = size_text(run.eval_window)
+        say(f"note: the run sees images through windows of {size}; the file sees them whole")
+    return run.align_corners

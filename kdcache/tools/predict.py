@@ -1,149 +1,195 @@
-"""The classes of images, as a saved model sees them, in a file."""
+"""What a saved model sees in images, written to a file or a folder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from kdcache.errors import UnreadableSampleError, UsageError
+from kdcache.errors import UnreadableSampleError, UsageError, quoted
 from kdcache.models.batch_trial import fastest_batch
-from kdcache.models.inference import run_models
+from kdcache.models.inference import run_on_device
 from kdcache.models.model import open_model
 from kdcache.models.vision_model import VisionModel
 from kdcache.runtime.console import progress, say
 from kdcache.runtime.device import Compute
 from kdcache.runtime.launch import own_place
 from kdcache.shapes import Size
-from kdcache.sources import Source, open_plain_images, open_source
-from kdcache.sources.parquet_files import require_pyarrow
-from kdcache.targets import ClassLabel, task_of
-from kdcache.tools.predict_config import PARQUET, PredictConfig
-from kdcache.tools.predictions import Predictions
-from kdcache.tools.saved_classes import (
-    CLASSES_ADVICE,
-    known_classes,
-    names_for,
-    require_classifier,
-)
+from kdcache.sources import Source, WithoutObjects, open_plain_images, open_source
+from kdcache.targets import target_kind, task_of
+from kdcache.tasks import Task, open_task
+from kdcache.tasks.predictions import Predictions, PredictionSettings
+from kdcache.tools.predict_config import PredictConfig, check_out, check_place
+from kdcache.tools.saved_classes import CLASSES_ADVICE, known_classes, known_task, names_for
 from kdcache.tools.saved_model import SavedModel, find_model
 from kdcache.tools.saved_views import saved_recipes
-from kdcache.views import Recipe, ViewDataset, ViewLoader
+from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader
 
 _MOST_TOLD = 10
 """Images that cannot be read, each told in a line of its own."""
+_MOST_OUTSIDE = 0.5
+"""Pixels of a view by which the edge of its image may lie outside."""
 
 
 def predict_saved(config: PredictConfig) -> dict[str, Any]:
-    """Write the likeliest classes of images to a file, a line an image, and return what was done.
+    """Write what a model sees in images, and return what was done.
 
-    An image that cannot be read has no line, which is told.
+    Of classification that is a table of the likeliest classes, of detection one of boxes, and of
+    segmentation a folder of images of class indices. An image that cannot be read is left out,
+    which is told.
 
     Returns:
-        `model` (its spec), `data`, `recipe`, `out`, `images` (lines), `unreadable` (images without
-        one), `classes` of the model, and `top_k`.
+        `model` (its spec), `task`, `data`, `recipe`, `out`, `images` (without those that are left
+        out), `unreadable` (those), `classes` of the model, and `top_k`, `boxes` or `maps`.
 
     Raises:
-        UsageError: settings that cannot be meant.
+        UsageError: settings that cannot be meant, or a recipe that leaves parts of images out.
         KdcacheError: a model, or data, that cannot be opened; or none of the images can be read.
     """
     if own_place().world_size > 1:
         raise UsageError("predict runs in one process; start it without torchrun")
+    check_place(config)
     saved = find_model(config.model)
-    require_classifier(saved, "predict")
-    out = Path(config.out)
-    if config.ending == PARQUET:
-        require_pyarrow()
     data = saved.data_or_own(config.data)
     images = config.images
-    if images is not None:
-        source = open_plain_images(images)
-        labelled = None
-    else:
-        source = _opened(data)
-        labelled = source
-    training, recipe = saved_recipes(saved, config.recipe)
+    source = open_source(data) if images is None else open_plain_images(images)
+    name = known_task(saved, config.task) or task_of(source)
+    check_out(config, name)
+    training, recipe = saved_recipes(saved, config.recipe, name)
+    labelled = source if images is None and task_of(source) == name else None
+    model, class_names = _opened(config, saved, name, training, labelled)
+    task = _task(config, saved, name)
+    predictions = task.predictions(_settings(config, source, class_names))
+    num_images, num_unreadable = _predict(
+        config,
+        task=task,
+        model=model,
+        predictions=predictions,
+        source=source,
+        recipe=recipe,
+    )
+    return {
+        "model": saved.spec,
+        "task": name,
+        "data": data,
+        "recipe": recipe.name,
+        "out": config.out,
+        "images": num_images,
+        "unreadable": num_unreadable,
+        "classes": model.num_classes,
+        **predictions.write(),
+    }
+
+
+def _opened(
+    config: PredictConfig, saved: SavedModel, task: str, training: Recipe, labelled: Source | None
+) -> tuple[VisionModel, Sequence[str]]:
+    """Return the model, and the names of its classes.
+
+    Args:
+        config: says the classes, if the user does.
+        saved: the model.
+        task: of the model.
+        training: the recipe that it is opened for.
+        labelled: the data, if it is labelled with the model's classes.
+    """
     classes, names = known_classes(saved, config.classes, labelled)
     model = open_model(
         saved.spec,
         classes=classes,
         recipe=training,
         trained=True,
+        task=task,
         classes_advice=CLASSES_ADVICE,
     )
-    predictions, num_unreadable = _predicted(
-        config, saved, model, source=source, recipe=recipe, names=names
+    assert model.num_classes is not None, "a model that is opened was tried"
+    return model, names_for(saved, model.num_classes, names, model.label_names)
+
+
+def _task(config: PredictConfig, saved: SavedModel, name: str) -> Task:
+    """Return the task as the user, or else the run, says that images are seen."""
+    window = config.window
+    align_corners = config.align_corners
+    if saved.run is not None:
+        window = window or saved.run.eval_window
+        if align_corners is None:
+            align_corners = saved.run.align_corners
+    return open_task(name, align_corners=bool(align_corners), window=window)
+
+
+def _settings(
+    config: PredictConfig, source: Source, class_names: Sequence[str]
+) -> PredictionSettings:
+    return PredictionSettings(
+        out=Path(config.out),
+        class_names=class_names,
+        keys=[source.key(index) for index in range(len(source))],
+        top_k=config.top_k,
+        threshold=config.threshold,
     )
-    if config.ending == PARQUET:
-        predictions.write_parquet(out)
-    else:
-        predictions.write_csv(out)
-    return {
-        "model": saved.spec,
-        "data": data,
-        "recipe": recipe.name,
-        "out": config.out,
-        "images": len(predictions.keys),
-        "unreadable": num_unreadable,
-        "classes": len(predictions.class_names),
-        "top_k": len(predictions.classes[0]),
-    }
 
 
-def _opened(data: str) -> Source:
-    """Return a source.
-
-    Raises:
-        UsageError: it is of another task than classification.
-    """
-    source = open_source(data)
-    if task_of(source) != ClassLabel.task:
-        raise UsageError(
-            f"data {data} is for {task_of(source)}, and predict writes the classes of whole"
-            " images; give the folder of the images alone"
-        )
-    return source
-
-
-def _predicted(
+def _predict(
     config: PredictConfig,
-    saved: SavedModel,
-    model: VisionModel,
     *,
+    task: Task,
+    model: VisionModel,
+    predictions: Predictions,
     source: Source,
     recipe: Recipe,
-    names: Sequence[str] | None,
-) -> tuple[Predictions, int]:
-    """Return what a model says of the images of a source, in their order, and how many cannot be
-    read."""
+) -> tuple[int, int]:
+    """Add what a model says of the images of a source, in their order; return how many these are,
+    and how many cannot be read."""
     compute = Compute(config.compute)
-    batch_size = fastest_batch(model, source, recipe, compute, config.batch_size)
-    loader = _loader(batch_size, source, recipe, model.preprocessing.size, compute)
-    predictions = Predictions([])
+    images = source
+    check = None
+    if target_kind(task.name).follows_views:
+        images = WithoutObjects(source)
+        check = partial(_require_whole, source=source, recipe=recipe)
+    size = None if task.scores_whole_images else model.preprocessing.size
+    batch_size = 1  # of views as large as their images
+    if recipe.at(size).size is not None:
+        batch_size = fastest_batch(model, images, recipe, compute, config.batch_size)
+    loader = _loader(batch_size, images, recipe, size, compute)
     reasons: list[str] = []
+
+    def begin(batch: Batch, wanted: list[list[Tensor]]) -> Callable[[], list[Tensor]]:
+        return compute.fetch(wanted[0])
+
+    def read_out(model: VisionModel, output: Any, batch: Batch) -> list[Tensor]:
+        return predictions.read(output, batch)
+
+    num_images = 0
     try:
-        with progress("predictions", len(source), "images") as bar:
-            for batch, (logits,) in run_models([model], loader, compute):
-                reasons += [reason for _, reason in batch.absent]
-                if not predictions.class_names:
-                    num_classes = logits.values.shape[-1]
-                    predictions.class_names = names_for(saved, num_classes, names)
-                places = batch.present_places
-                keys = [source.key(int(row)) for row in batch.rows[places]]
-                _add(predictions, config, keys, logits.values[places])
-                bar.advance(len(batch.rows))
+        readable = _readable(loader, len(source), reasons, check)
+        results = run_on_device(
+            [model],
+            readable,
+            compute,
+            begin=begin,
+            read_out=read_out,
+            forward=task.output,
+        )
+        for batch, fetched in results:
+            keys = {}
+            for place in batch.present_places.tolist():
+                keys[place] = source.key(int(batch.rows[place]))
+            predictions.add(fetched, batch, keys)
+            num_images += len(keys)
     finally:
         loader.close()
-    if not predictions.keys:
+    if not num_images:
         raise UnreadableSampleError(f"no image of {source.spec} can be read: {reasons[0]}")
     for reason in reasons[:_MOST_TOLD]:
         say(f"note: left out: {reason}")
-    return predictions, len(reasons)
+    return num_images, len(reasons)
 
 
 def _loader(
-    batch_size: int, source: Source, recipe: Recipe, size: Size, compute: Compute
+    batch_size: int, source: Source, recipe: Recipe, size: Size | None, compute: Compute
 ) -> ViewLoader:
     """Return the views of all images of a source, in their order."""
     order = np.arange(len(source))
@@ -156,19 +202,38 @@ def _loader(
     return ViewLoader(dataset, requests, workers=workers, pin_memory=compute.pin_memory)
 
 
-def _add(
-    predictions: Predictions, config: PredictConfig, keys: Sequence[str], logits: torch.Tensor
-) -> None:
-    """Add a batch of images.
+def _readable(
+    loader: ViewLoader,
+    num_images: int,
+    reasons: list[str],
+    check: Callable[[Batch], None] | None,
+) -> Iterator[Batch]:
+    """Yield the batches in which an image could be read, checked, and add why others could not to
+    `reasons`."""
+    with progress("predictions", num_images, "images") as bar:
+        for batch in loader:
+            reasons += [reason for _, reason in batch.absent]
+            if len(batch.present_places):
+                if check is not None:
+                    check(batch)
+                yield batch
+            bar.advance(len(batch.rows))
 
-    Args:
-        predictions: that are added to.
-        config: says how many classes of each image are told.
-        keys: of the images.
-        logits: of them, `[images, classes]`.
-    """
-    probabilities = torch.softmax(logits.float(), dim=1)
-    top = probabilities.topk(config.count_shown(logits.shape[1]), dim=1)
-    predictions.keys += keys
-    predictions.classes.extend(top.indices.numpy())
-    predictions.probabilities.extend(top.values.numpy())
+
+def _require_whole(batch: Batch, source: Source, recipe: Recipe) -> None:
+    """Raise a UsageError if a view does not show all of its image, whose pixels or objects would be
+    left out."""
+    objects = batch.labels.objects
+    assert objects is not None, "images are opened with where they are in their views"
+    height, width = batch.views[0].shape[2:]
+    for place in batch.present_places.tolist():
+        sides = objects.frames[place].reshape(2, 2)
+        corners = torch.tensor([[width, height]]) + _MOST_OUTSIDE
+        is_inside = (sides >= -_MOST_OUTSIDE).all() and (sides <= corners).all()
+        if not is_inside:
+            key = source.key(int(batch.rows[place]))
+            raise UsageError(
+                f"recipe {recipe.name} shows a part of image {quoted(key)} only, and what a model"
+                " sees is to be told of all of it; give --recipe segmentation-eval or"
+                " detection-eval"
+            )

@@ -1,21 +1,18 @@
 """What `predict` does, checked without torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from kdcache.config.spec import choose
 from kdcache.errors import UsageError
 from kdcache.runtime.batch_size import BatchSize, require_batch_size
 from kdcache.runtime.device import ComputeConfig
-from kdcache.runtime.files import require_writable
+from kdcache.runtime.files import require_new_folder, require_writable
+from kdcache.runtime.tables import PARQUET
 from kdcache.sources import check_source, path_of_images
 from kdcache.sources.parquet_files import require_pyarrow
-from kdcache.tools.saved_classes import checked_classifier, known_classes
-
-CSV = ".csv"
-PARQUET = ".parquet"
-_MOST_SHOWN = 5
-"""Classes of an image, where the user does not say how many."""
+from kdcache.tasks.prediction_forms import FORMS, prediction_form, require_settings
+from kdcache.tools.saved_classes import checked_saved, known_classes, known_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,26 +22,36 @@ class PredictConfig:
     model: str
     """The folder of a run, or the spec of a model with its weights."""
     out: str
-    """The file that is written, `.csv` or `.parquet`."""
+    """What is written: a file, `.csv` or `.parquet`, or of segmentation a new folder."""
     data: str | None = None
     """A folder of images or one image, without labels, or the spec of a source; by default the
     run's evaluation data."""
+    task: str | None = None
+    """Of the model; by default what its weights say, else that of the labels of the data."""
     top_k: int | None = None
     """How many classes of each image are told; by default 5, or all if there are fewer."""
+    threshold: float | None = None
+    """The score from which a detection is told; by default all are that the detector gives."""
+    window: tuple[int, ...] | None = None
+    """Height and width of windows that slide over images of segmentation; by default the run's,
+    else they are seen whole."""
+    align_corners: bool | None = None
+    """Whether maps of segmentation are upsampled so; by default as in the run, else not."""
     classes: str | None = None
     """Their number, or a text file with a name on each line; by default what the weights say."""
     recipe: str | None = None
-    """Of the views; by default the run's recipe of evaluation, else `eval`."""
+    """Of the views; by default the run's recipe of evaluation, else one for the task."""
     batch_size: BatchSize = 256
-    """Views of a batch; `auto` tries on the device how many are fastest."""
+    """Views of a batch; `auto` tries on the device how many are fastest. Of views as large as their
+    images there is one in a batch."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:
         require_batch_size(self.batch_size)
         if self.top_k is not None and self.top_k < 1:
             raise UsageError(f"top_k is {self.top_k}; it must be at least 1")
-        choose(self.ending, (CSV, PARQUET), f"ending of {self.out}")
-        require_writable(Path(self.out))
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UsageError(f"threshold is {self.threshold:g}; it must be from 0 to 1")
 
     @property
     def ending(self) -> str:
@@ -62,21 +69,6 @@ class PredictConfig:
             return None
         return path_of_images(self.data)
 
-    def count_shown(self, num_classes: int) -> int:
-        """Return how many classes of each image are told.
-
-        Raises:
-            UsageError: more are asked for than there are.
-        """
-        if self.top_k is None:
-            return min(_MOST_SHOWN, num_classes)
-        if self.top_k > num_classes:
-            raise UsageError(
-                f"top_k is {self.top_k}, and the model has {num_classes} classes; ask for as many"
-                " at most"
-            )
-        return self.top_k
-
 
 def check_specs(config: PredictConfig) -> None:
     """Check names, options and paths, as far as that takes no torch.
@@ -84,11 +76,49 @@ def check_specs(config: PredictConfig) -> None:
     Raises:
         KdcacheError: one of them is unknown, or not there.
     """
-    saved = checked_classifier(config.model, "predict", recipe=config.recipe)
+    check_place(config)
+    saved = checked_saved(config.model, task=config.task, recipe=config.recipe)
+    task = known_task(saved, config.task)
+    if task is not None:
+        check_out(config, task)
     data = saved.data_or_own(config.data)
     if config.images is None:
         check_source(data)
     elif saved.is_silent or config.classes is not None:
         known_classes(saved, config.classes)
+
+
+def check_out(config: PredictConfig, task: str) -> None:
+    """Check that the predictions of a task can be written as the user says.
+
+    Raises:
+        UsageError: they are not written so, or have no such setting.
+        KdcacheError: what writes them is not installed.
+    """
+    require_settings(task, asdict(config))
+    form = prediction_form(task)
+    if form.endings:
+        choose(config.ending, form.endings, f"ending of {config.out}, of {task}")
+    elif config.ending:
+        raise UsageError(
+            f"out is {config.out}, and {task} is written to a folder, an image each; name one, such"
+            f" as {Path(config.out).stem}"
+        )
     if config.ending == PARQUET:
         require_pyarrow()
+
+
+def check_place(config: PredictConfig) -> None:
+    """Check that what is written has its place, whatever the task.
+
+    Raises:
+        UsageError: an ending that no table has, or a place that cannot be written.
+    """
+    if not config.ending:
+        require_new_folder(Path(config.out))
+        return
+    endings: set[str] = set()
+    for form in FORMS.values():
+        endings.update(form.endings)
+    choose(config.ending, sorted(endings), f"ending of {config.out}")
+    require_writable(Path(config.out))

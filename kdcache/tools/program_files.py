@@ -1,26 +1,31 @@
-"""A classifier as a program that other libraries run: its file is written, read back and compared
-with the model, so that no file is wrong without a word."""
+"""A model as a program that other libraries run: its file is written, read back and compared with
+the model, so that no file is wrong without a word."""
 
 import io
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdcache.errors import ModelError
+from kdcache.runtime.console import say
 from kdcache.runtime.user_code import user_code
-from kdcache.shapes import Logits, Probabilities, Views
-from kdcache.tools.export_model_config import EXPORTED, ONNX, SCRIPT
+from kdcache.shapes import Views, size_text
+from kdcache.tasks.export_forms import EXPORTED, ONNX, SCRIPT
+from kdcache.tasks.programs import Program
 
 METADATA_FILE = "kdcache.json"
 """Of .pt2 and .pt files: what is said of the model. In ONNX it is the model's own metadata."""
-Run = Callable[[Views], Logits | Probabilities]
+Run = Callable[[Views], Any]
 _EXAMPLE_IMAGES = 2
 """In the batch that is traced; torch would take 1 for the only size."""
+_MOST_SIDE = 128
+"""Pixels of the images that programs are traced and compared with that take any size."""
+_MANY_PIXELS = 256 * 256
 _TOLERANCE = 1e-3
 """Of the largest number that the model gives: other libraries add in another order."""
 _WAY_OUT = (
@@ -29,22 +34,75 @@ _WAY_OUT = (
 )
 
 
+class ProgramFile(NamedTuple):
+    """The file of a program."""
+
+    data: bytes
+    takes_any_size: bool
+    """Whether its images may have any height and width."""
+
+
+class _Images(NamedTuple):
+    """The images that a program takes."""
+
+    shape: tuple[int, int, int]
+    """Of one: channels, height and width."""
+    has_any_size: bool
+
+    @property
+    def are_large(self) -> bool:
+        """Whether ONNX's own evaluator takes a minute or more for one of them."""
+        _, height, width = self.shape
+        return height * width > _MANY_PIXELS
+
+    @property
+    def example(self) -> Views:
+        """The batch that is traced."""
+        return torch.zeros(_EXAMPLE_IMAGES, *self.shape, dtype=torch.uint8)
+
+    @property
+    def sizes(self) -> dict[str, dict[int, Any]]:
+        """How torch.export is told that a batch may have any number of images, and these any
+        size."""
+        free: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
+        if self.has_any_size:
+            free |= {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+        return {"images": free}
+
+    def compared(self) -> Iterator[Views]:
+        """Yield batches of other numbers of images than the one that is traced, of other pixels,
+        and of another size if they may have one; of large images there is one only."""
+        generator = torch.Generator().manual_seed(0)
+        channels, height, width = self.shape
+        sizes = [(1, height, width)]
+        if not self.are_large:
+            sizes.append((3, height, width))
+        if self.has_any_size:
+            sizes.append((2, height + 17, width + 42))
+        for num_images, *size in sizes:
+            shape = (num_images, channels, *size)
+            yield torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+        if not self.are_large:
+            yield torch.full((1, *self.shape), 255, dtype=torch.uint8)
+
+
 def write_program(
-    model: nn.Module,
+    program: Program,
     ending: str,
     *,
     shape: tuple[int, int, int],
-    output: str,
     metadata: Mapping[str, str],
     spec: str,
-) -> bytes:
+) -> ProgramFile:
     """Return the file of a program that gives what a model gives, for any number of images.
 
+    Where images may have any size, and the model's code allows none but one, that is said, and the
+    file is for images of that size.
+
     Args:
-        model: takes uint8 `[images, *shape]`.
+        program: the model.
         ending: of the file, which says its format.
-        shape: of an image: channels, height and width.
-        output: the name of what it gives.
+        shape: of the model's own images: channels, height and width.
         metadata: that the file holds.
         spec: of the model, for messages.
 
@@ -52,38 +110,74 @@ def write_program(
         ModelError: the model's code cannot be exported, or the program gives something else than
             the model.
     """
+    if program.takes_any_size:
+        try:
+            images = _Images(_small(shape, program), has_any_size=True)
+            return ProgramFile(_compared(program, ending, images, metadata, spec), True)
+        except ModelError as error:
+            say(f"note: not for images of any size: {error}")
+    images = _Images(shape, has_any_size=False)
+    return ProgramFile(_compared(program, ending, images, metadata, spec), False)
+
+
+def _small(shape: tuple[int, int, int], program: Program) -> tuple[int, int, int]:
+    """Return the shape of small images, of which no side is as long as the other; code that is
+    compiled runs on images of the model's own size."""
+    channels, height, width = shape
+    if program.is_scripted:
+        return shape
+    return channels, min(height, _MOST_SIDE), min(width, _MOST_SIDE) + 32
+
+
+def _compared(
+    program: Program,
+    ending: str,
+    images: _Images,
+    metadata: Mapping[str, str],
+    spec: str,
+) -> bytes:
+    """Return the file of a program for some images, which gives what the model gives."""
     program_format = _FORMATS[ending]
-    example = torch.zeros(_EXAMPLE_IMAGES, *shape, dtype=torch.uint8)
+    if images.are_large and ending == ONNX:
+        size = size_text(images.shape[1:])
+        say(f"note: the file is compared with the model on an image of {size}: it takes minutes")
     with _exporting(spec):
-        data = program_format.write(model, example, output, metadata)
+        data = program_format.write(program, images, metadata)
         run = program_format.read(data)
-        for images in _compared_batches(shape):
-            difference = difference_of(run(images), model(images))
+        program.open_up(run)
+        for batch in images.compared():
+            difference = difference_of(_tensors(run(batch)), program.expected(batch))
             if difference is not None:
                 raise ModelError(
-                    f"export of model {spec} fails: of a batch of {len(images)} the {ending} file"
+                    f"export of model {spec} fails: of a batch of {len(batch)} the {ending} file"
                     f" gives {difference}; {_WAY_OUT}"
                 )
     return data
 
 
-def _compared_batches(shape: tuple[int, int, int]) -> Iterator[Views]:
-    """Yield batches of other sizes than the one that is traced, and of other pixels."""
-    generator = torch.Generator().manual_seed(0)
-    for num_images in (1, 3):
-        yield torch.randint(256, (num_images, *shape), dtype=torch.uint8, generator=generator)
-    yield torch.full((1, *shape), 255, dtype=torch.uint8)
+def _tensors(given: Any) -> list[Tensor]:
+    """Return what a program gives as tensors: one of all images, or several of each."""
+    if isinstance(given, Tensor):
+        return [given]
+    tensors: list[Tensor] = []
+    for of_image in given:
+        tensors += of_image.values()
+    return tensors
 
 
-def difference_of(given: Tensor, expected: Tensor) -> str | None:
+def difference_of(given: Sequence[Tensor], expected: Sequence[Tensor]) -> str | None:
     """Return in words how what a program gives differs from what its model gives; None if it does
     not."""
-    if given.shape != expected.shape:
-        return f"numbers of shape {list(given.shape)}, and the model {list(expected.shape)}"
-    error = float((given - expected).abs().max())
-    if error <= _TOLERANCE * float(expected.abs().max()):
-        return None
-    return f"numbers that are off by up to {error:.3g} from those of the model"
+    for part, expected_part in zip(given, expected, strict=True):
+        if part.shape != expected_part.shape:
+            own_shape = list(expected_part.shape)
+            return f"numbers of shape {list(part.shape)}, and the model {own_shape}"
+        if not expected_part.numel():
+            continue
+        error = float((part - expected_part).abs().max())
+        if not error <= _TOLERANCE * float(expected_part.abs().max()):
+            return f"numbers that are off by up to {error:.3g} from those of the model"
+    return None
 
 
 @contextmanager
@@ -102,22 +196,20 @@ def _exporting(spec: str) -> Iterator[None]:
         yield
 
 
-def _onnx_bytes(
-    model: nn.Module, example: Views, output: str, metadata: Mapping[str, str]
-) -> bytes:
+def _onnx_bytes(program: Program, images: _Images, metadata: Mapping[str, str]) -> bytes:
     import onnx  # noqa: PLC0415
 
-    program = torch.onnx.export(
-        model,
-        (example,),
+    exported = torch.onnx.export(
+        program.module,
+        (images.example,),
         dynamo=True,
-        dynamic_shapes=_any_number(),
+        dynamic_shapes=images.sizes,
         input_names=["images"],
-        output_names=[output],
+        output_names=[program.output],
         verbose=False,
     )
-    assert program is not None, "torch.onnx.export returns a program with dynamo=True"
-    content = program.model_proto
+    assert exported is not None, "torch.onnx.export returns a program with dynamo=True"
+    content = exported.model_proto
     onnx.helper.set_model_props(content, dict(metadata))
     onnx.checker.check_model(content)
     data: bytes = content.SerializeToString()
@@ -131,19 +223,17 @@ def _read_onnx(data: bytes) -> Run:
 
     evaluator = ReferenceEvaluator(onnx.load_from_string(data))
 
-    def run(images: Views) -> Logits | Probabilities:
+    def run(images: Views) -> Tensor:
         (output,) = evaluator.run(None, {"images": images.numpy()})
         return torch.from_numpy(output)
 
     return run
 
 
-def _exported_bytes(
-    model: nn.Module, example: Views, output: str, metadata: Mapping[str, str]
-) -> bytes:
-    program = _exported(model, example)
+def _exported_bytes(program: Program, images: _Images, metadata: Mapping[str, str]) -> bytes:
+    exported = _exported(program, images)
     buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files={METADATA_FILE: json.dumps(metadata)})
+    torch.export.save(exported, buffer, extra_files={METADATA_FILE: json.dumps(metadata)})
     return buffer.getvalue()
 
 
@@ -153,19 +243,28 @@ def _read_exported(data: bytes) -> Run:
     return module
 
 
-def _script_bytes(
-    model: nn.Module, example: Views, output: str, metadata: Mapping[str, str]
-) -> bytes:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        script = torch.jit.trace(model, example)  # type: ignore[no-untyped-call]
-    if "TracerWarning" in {warning.category.__name__ for warning in caught}:
-        # of sizes, which is harmless, or of pixels: torch.export tells the two apart
-        _exported(model, example)
+def _script_bytes(program: Program, images: _Images, metadata: Mapping[str, str]) -> bytes:
+    if program.is_scripted:
+        script = torch.jit.script(program.module)
+    else:
+        script = _traced(program, images)
     buffer = io.BytesIO()
     extra_files = {METADATA_FILE: json.dumps(metadata).encode()}
     torch.jit.save(script, buffer, _extra_files=extra_files)
     return buffer.getvalue()
+
+
+def _traced(program: Program, images: _Images) -> Any:
+    """Return the trace of one run; it raises where code depends on pixels."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        script = torch.jit.trace(  # type: ignore[no-untyped-call]
+            program.module, images.example
+        )
+    if "TracerWarning" in {warning.category.__name__ for warning in caught}:
+        # of sizes, which is harmless, or of pixels: torch.export tells the two apart
+        _exported(program, images)
+    return script
 
 
 def _read_script(data: bytes) -> Run:
@@ -174,20 +273,15 @@ def _read_script(data: bytes) -> Run:
     return module
 
 
-def _exported(model: nn.Module, example: Views) -> torch.export.ExportedProgram:
+def _exported(program: Program, images: _Images) -> torch.export.ExportedProgram:
     """Return a model as a program of torch.export; it raises where code depends on pixels."""
-    return torch.export.export(model, (example,), dynamic_shapes=_any_number())
-
-
-def _any_number() -> dict[str, dict[int, Any]]:
-    """Return how torch.export is told that a batch may have any number of images."""
-    return {"images": {0: torch.export.Dim("batch", min=1)}}
+    return torch.export.export(program.module, (images.example,), dynamic_shapes=images.sizes)
 
 
 class _Format(NamedTuple):
     """How a kind of file is written, and how what is written is run."""
 
-    write: Callable[[nn.Module, Views, str, Mapping[str, str]], bytes]
+    write: Callable[[Program, _Images, Mapping[str, str]], bytes]
     read: Callable[[bytes], Run]
 
 

@@ -1,15 +1,16 @@
-"""How many classes a saved model has, and what they are called; all of it without torch."""
+"""Of which task a saved model is, how many classes it has, and what they are called; all of it
+without torch."""
 
 from collections.abc import Sequence
 
-from kdcache.config.spec import parse_spec
+from kdcache.config.spec import choose, parse_spec
 from kdcache.errors import UsageError
 from kdcache.models.imagenet_names import imagenet_names
 from kdcache.models.specs import check_model, has_named_weights
 from kdcache.runtime.console import say
 from kdcache.sources import Source, class_names_of
 from kdcache.sources.class_files import read_class_names
-from kdcache.targets import ClassLabel
+from kdcache.targets import KINDS
 from kdcache.tools.saved_model import SavedModel, find_model
 from kdcache.views import recipe_table
 
@@ -19,13 +20,13 @@ Classes = tuple[int | None, Sequence[str] | None]
 """How many classes there are, None for as many as the model has, and their names, if known."""
 
 
-def checked_classifier(text: str, command: str, *, recipe: str | None) -> SavedModel:
-    """Return the model that a command for classifiers is given, with its names and options checked
-    as far as that takes no torch.
+def checked_saved(text: str, *, task: str | None, recipe: str | None) -> SavedModel:
+    """Return the model that a command is given, with its names and options checked as far as that
+    takes no torch.
 
     Args:
         text: the folder of a run, or a spec with weights.
-        command: that is given it.
+        task: of the model, if the user names it.
         recipe: that the user names, if any.
 
     Raises:
@@ -34,10 +35,27 @@ def checked_classifier(text: str, command: str, *, recipe: str | None) -> SavedM
     """
     saved = find_model(text)
     check_model(saved.spec, asks_library=False)
-    require_classifier(saved, command)
+    known_task(saved, task)
     if recipe is not None:
         recipe_table(recipe)
     return saved
+
+
+def known_task(saved: SavedModel, stated: str | None) -> str | None:
+    """Return the task of a model, as its weights or the user say it; None if neither does.
+
+    Raises:
+        UsageError: there is no such task, or they say different ones.
+    """
+    if stated is not None:
+        choose(stated, KINDS, "task")
+    if saved.facts is None:
+        return stated
+    if stated is not None and stated != saved.facts.task:
+        raise UsageError(
+            f"task is {stated}, and model {saved.spec} is of {saved.facts.task}; leave task out"
+        )
+    return saved.facts.task
 
 
 def known_classes(saved: SavedModel, stated: str | None, labelled: Source | None = None) -> Classes:
@@ -70,14 +88,21 @@ def known_classes(saved: SavedModel, stated: str | None, labelled: Source | None
     return labelled.classes, names
 
 
-def names_for(saved: SavedModel, num_classes: int, names: Sequence[str] | None) -> Sequence[str]:
+def names_for(
+    saved: SavedModel,
+    num_classes: int,
+    names: Sequence[str] | None,
+    library_names: Sequence[str] | None = None,
+) -> Sequence[str]:
     """Return a name for each class of a model.
 
-    Where names are not known, or are those of others, they are ImageNet's for a library's weights
-    of as many classes, which is told; else its numbers.
+    Where names are not known, or are those of others, they are what the library calls the classes
+    of its weights. Where it says nothing they are ImageNet's for a library's weights of as many
+    classes, which is told; else the numbers of the classes.
     """
-    if names is not None and len(names) == num_classes:
-        return names
+    for own_names in (names, library_names):
+        if own_names is not None and len(own_names) == num_classes:
+            return own_names
     spec = parse_spec(saved.spec)
     if saved.facts is None and has_named_weights(spec, dict(spec.options)):
         imagenet = imagenet_names(num_classes)
@@ -85,15 +110,6 @@ def names_for(saved: SavedModel, num_classes: int, names: Sequence[str] | None) 
             say(f"note: the {num_classes} classes of {saved.spec} are taken for ImageNet's")
             return imagenet.short_names()
     return [str(number) for number in range(num_classes)]
-
-
-def require_classifier(saved: SavedModel, command: str) -> None:
-    """Raise a UsageError if a model is known to be of another task than classification."""
-    if saved.facts is not None and saved.facts.task != ClassLabel.task:
-        raise UsageError(
-            f"model {saved.spec} is of {saved.facts.task}, and {command} takes models that give the"
-            " class of a whole image; take its weights, which are a plain file"
-        )
 
 
 def _stated_classes(text: str) -> Classes:

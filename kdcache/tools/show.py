@@ -2,7 +2,7 @@
 look before they train."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +13,7 @@ from kdcache.cache.source import local_images, views_of
 from kdcache.codec_error.plot import check_plot
 from kdcache.config.files import recorded_settings
 from kdcache.errors import KdcacheError, UsageError, brief, printable
-from kdcache.positions import Heads
-from kdcache.shapes import ViewLogits, Views
-from kdcache.soft_targets import DenseTargets, SegmentTargets
+from kdcache.shapes import Views
 from kdcache.sources import Source, class_names_of
 from kdcache.tasks import open_task
 from kdcache.tasks.picture import Picture, ShownView
@@ -66,11 +64,11 @@ class DrawnView(NamedTuple):
 
 @dataclass(frozen=True)
 class Student:
-    """A student of segmentation that is drawn in the teacher's place."""
+    """A student that is drawn in the teacher's place."""
 
     name: str
-    says: Callable[[Views], ViewLogits]
-    """Gives its maps of views, on the CPU."""
+    output: Callable[[Views], Any]
+    """Gives what it makes of views."""
 
 
 def draw_view(
@@ -105,19 +103,10 @@ def draw_view(
     pixels = batch.views[0][0].permute(1, 2, 0).numpy()
     layout = cache.manifest.layout
     view = ShownView(pixels, batch.labels, teacher, layout, names, first_class)
+    task = open_task(cache.manifest.task)
     if student is not None:
-        view = _said_by(student, view, batch.views[0])
-    picture = open_task(cache.manifest.task).picture(view)
-    return DrawnView(picture, source.key(index), row)
-
-
-def _said_by(student: Student, view: ShownView, views: Views) -> ShownView:
-    """Return a view with what a student says of it, by its main head."""
-    maps = student.says(views)[:, 0]
-    height, width, num_classes = maps.shape[1:]
-    layout = Heads(((height, width),))
-    targets = SegmentTargets([DenseTargets(maps.reshape(-1, num_classes))], layout)
-    return replace(view, teacher=targets, layout=layout, first_class=0, who=student.name)
+        view = task.shown(view, student.output(batch.views[0]), student.name)
+    return DrawnView(task.picture(view), source.key(index), row)
 
 
 def class_names(source: Source) -> list[str]:

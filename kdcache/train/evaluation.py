@@ -41,7 +41,6 @@ from kdcache.sources import Source, as_source, class_names_of, open_source
 from kdcache.sources.read_check import ReadCheck
 from kdcache.targets import task_of
 from kdcache.tasks import Score, open_task
-from kdcache.tasks.segmentation import check_window, slide
 from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader, load_recipe, shipped_recipes
 from kdcache.views.repeated import few_views
 
@@ -92,20 +91,15 @@ class Evaluation:
         self.recipe = recipe
         if training is not None:
             _require_same_classes(training, self.source)
-        self._task = open_task(task_of(self.source), align_corners=align_corners)
-        self._align_corners = align_corners
+        self._task = open_task(task_of(self.source), align_corners=align_corners, window=window)
         numbers = [str(number) for number in range(self.source.classes)]
         self._class_names = class_names_of(self.source) or class_names or numbers
         # of what is not installed it is told before the run
         self._task.score(self._class_names, compute.device)
-        self._window = check_window(window)
-        takes_whole_images = self._task.scores_whole_images
-        if self._window and not takes_whole_images:
-            raise UsageError(f"eval_window is not for {self._task.name}; leave it out")
         order = np.arange(len(self.source))
         self._sizes = [*sizes]
         view_sizes: list[Size | None] = [*sizes]
-        if takes_whole_images:
+        if self._task.scores_whole_images:
             view_sizes = [None]
         # all that cannot be read is told at once
         self._dataset = ViewDataset(
@@ -269,10 +263,7 @@ class Evaluation:
 
     def _output(self, model: nn.Module, views: Views) -> Any:
         with model_code(f"a model on evaluation views of {size_text(views.shape[2:])}"):
-            if self._window:
-                output: Any = slide(model, views, self._window, align_corners=self._align_corners)
-            else:
-                output = model(views)
+            output: Any = self._task.output(model, views)
         given_classes = num_classes(output)
         if given_classes != self.source.classes:
             raise ModelError(

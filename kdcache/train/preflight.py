@@ -9,7 +9,7 @@ from kdcache.models.specs import check_model
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
 from kdcache.runtime.wording import counted
-from kdcache.tasks.segmentation import check_window
+from kdcache.tasks.windows import check_window
 from kdcache.train.config import TrainConfig
 from kdcache.train.metrics_log import summary_writer
 from kdcache.train.optim import check_optimizer, check_schedule

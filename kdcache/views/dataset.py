@@ -181,13 +181,17 @@ class ViewDataset(Dataset[Batch]):
         self, recipe: Recipe, request: Request, unmixed_views: UnmixedViews
     ) -> tuple[int, int]:
         """Return the height and width of a batch's views; where they are as large as their images,
-        those of the first."""
+        those of the first that can be read."""
         if recipe.size is not None:
             return sides(recipe.size)
-        row, seed = request[0]
-        views, _ = unmixed_views[row, seed]
-        height, width = views[0].shape[1:]
-        return height, width
+        for row, seed in request:
+            try:
+                views, _ = unmixed_views[row, seed]
+            except UnreadableSampleError:  # which is told when the view is rendered
+                continue
+            height, width = views[0].shape[1:]
+            return height, width
+        return 1, 1
 
     def _mixed(
         self, row: int, seed: int, samples: BatchSamples, unmixed_views: UnmixedViews

@@ -122,7 +122,8 @@ def _joined_labels(labels: Sequence[Labels], *, pins: bool) -> Labels:
         _joined([_with_places(part.boxes, most, 0) for part in objects], pins=pins),
         _joined([_with_places(part.areas, most, 0) for part in objects], pins=pins),
         _joined([_with_places(part.is_crowd, most, 0) for part in objects], pins=pins),
-        _joined([part.scales for part in objects], pins=pins),
+        _joined([part.frames for part in objects], pins=pins),
+        _joined([part.image_sizes for part in objects], pins=pins),
     )
     return Labels(_joined(classes, pins=pins), objects=joined)
 

@@ -163,7 +163,7 @@ def test_the_device_is_given_the_next_batches_meanwhile(
         return lambda: len(begun)
 
     for number, (batch, num_begun) in enumerate(
-        run_on_device([job.teacher], batches, job.compute, begin)
+        run_on_device([job.teacher], batches, job.compute, begin=begin)
     ):
         assert int(batch.rows[0]) == number
         assert num_begun == min(number + 1 + ahead, 6)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from box_caches import DATA as BOXES
 from box_caches import box_cache
+from box_caches import trained as trained_detector
 from command_line import kdcache_json
 from forged_runs import forged_run
 from map_caches import DATA as MAPS
@@ -50,9 +51,11 @@ def groups_in(folder: Path) -> list[Group]:
 
 
 def test_scores_by_class_are_means_of_those_of_evaluate(folder: Path) -> None:
-    (group, _) = groups_in(folder)
-    scores, problems = evaluated_scores(group, IN_PROCESS)
-    assert scores is not None and not problems
+    groups = groups_in(folder)
+    all_scores, problems = evaluated_scores(groups, IN_PROCESS)
+    assert [*all_scores] == [group.name for group in groups] and not problems
+    group = groups[0]
+    scores = all_scores[group.name]
     told = [kdcache_json("evaluate", run.folder, *PLACE)["scores"] for run in group.runs]
     for name, value in scores.values.items():
         expected = [each[f"accuracy/{name}"] for each in told]
@@ -71,18 +74,16 @@ def test_a_run_that_cannot_be_evaluated_leaves_the_scores_of_its_line(
         shutil.copytree(folder / "runs" / name, tmp_path / "runs" / name)
     for name in ("best.safetensors", "student.safetensors"):
         (tmp_path / "runs" / "ce0" / name).unlink()
-    (group,) = groups_in(tmp_path)
-    scores, problems = evaluated_scores(group, IN_PROCESS)
-    assert scores is not None and {value.count for value in scores.values.values()} == {1}
+    all_scores, problems = evaluated_scores(groups_in(tmp_path), IN_PROCESS)
+    assert {value.count for value in all_scores["ce"].values.values()} == {1}
     assert "runs/ce0" in problems[0] and "has no weights yet" in problems[0]
     assert problems[1] == "Scores by class of ce are means over 1 of its 2 finished runs."
 
 
 def test_a_run_without_evaluation_data_is_told_in_words_of_the_page(tmp_path: Path) -> None:
     forged_run(tmp_path / "runs" / "a", [{}])
-    (group,) = groups_in(tmp_path)
-    scores, (problem,) = evaluated_scores(group, IN_PROCESS)
-    assert scores is None and "trained without evaluation data, eval_data" in problem
+    scores, (problem,) = evaluated_scores(groups_in(tmp_path), IN_PROCESS)
+    assert not scores and "trained without evaluation data, eval_data" in problem
     assert "--data" not in problem
 
 
@@ -215,10 +216,31 @@ def test_maps_of_teacher_and_students_are_drawn(tmp_path: Path, recipe: str) -> 
     assert groups[1].name in problem and "has no weights yet" in problem
 
 
-def test_boxes_are_drawn_as_show_draws_them(tmp_path: Path, box_recipe: str) -> None:
+def test_boxes_of_teacher_and_students_are_drawn(tmp_path: Path, box_recipe: str) -> None:
     cache = box_cache(tmp_path / "cache", box_recipe)
-    forged_run(tmp_path / "runs" / "a", [{"ap": 50.0}], cache=cache, recipe=None, data=BOXES)
-    views = looked_at(groups_in(tmp_path), IN_PROCESS)
-    assert not views.problems and len(views.examples) == 3
-    assert all(example.label.startswith("teacher is sure by") for example in views.examples)
+    trained_detector(tmp_path / "runs" / "a", cache=cache, epochs=1)
+    forged_run(tmp_path / "runs" / "b", [{"ap": 50.0}], cache=cache, recipe=None, data=BOXES)
+    groups = groups_in(tmp_path)
+    views = looked_at(groups, IN_PROCESS)
+    labels = [example.label for example in views.examples]
+    assert len(labels) == 6 and labels[0].startswith("teacher is sure by")
+    assert labels[1].startswith(f"{groups[0].name} ")
     assert min(min(size) for size in sizes_of(views.examples)) > 100
+    (problem,) = views.problems
+    assert groups[1].name in problem and "has no weights yet" in problem
+
+
+def test_a_student_that_fails_leaves_the_pictures_of_the_teacher(
+    tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = str(tmp_path / "cache")
+    made(tmp_path / "cache", recipe)
+    settings: dict[str, Any] = {"cache": cache, "data": MAPS, "student": STUDENT, "epochs": 1}
+    train(tmp_path / "runs" / "a", **settings, batch_size=16)
+    config = tmp_path / "runs" / "a" / "config.toml"
+    changed = config.read_text().replace("tiny_models:segmenter", "tiny_models:fragile_segmenter")
+    config.write_text(changed)
+    views = looked_at(groups_in(tmp_path), IN_PROCESS)
+    assert [example.label[:7] for example in views.examples] == ["teacher"] * 3
+    (problem,) = views.problems
+    assert "in the examples: a student on views of its cache fails" in problem

@@ -99,7 +99,8 @@ def labels_of(batch: Sequence[Image]) -> Labels:
         torch.full((len(batch), most, 4), 7.0),
         torch.full((len(batch), most), 7.0),
         torch.zeros(len(batch), most, dtype=torch.bool),
-        torch.tensor([one.view_scale**-2 for one in batch]),
+        torch.tensor([[0, 0, 80 * one.view_scale, 60 * one.view_scale] for one in batch]),
+        torch.tensor([[60.0, 80.0]] * len(batch)),
     )
     for place, one in enumerate(batch):
         count = len(one.boxes)
@@ -214,7 +215,7 @@ def test_sizes_are_those_of_the_image() -> None:
     labels = labels_of([one])
     assert labels.objects is not None
     labels.objects.areas[:] = 200
-    labels.objects.scales[:] = math.nan  # as 1: the wrong detection is as small as it looks
+    labels.objects.frames[:] = math.nan  # as 1: the wrong detection is as small as it looks
     counted = BoxScore(["a"])
     counted.add([detections_of(one)], labels)
     assert counted.result()["ap_small"] == pytest.approx(50.0)

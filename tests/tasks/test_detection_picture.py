@@ -43,7 +43,8 @@ def shown(
         torch.tensor(boxes).reshape(1, count, 4),
         torch.ones(1, count),
         is_crowd,
-        torch.ones(1),
+        torch.full((1, 4), torch.nan),
+        torch.zeros(1, 2),
     )
     labels = Labels(torch.tensor(numbers, dtype=torch.int64).reshape(1, count), objects=objects)
     pixels = np.full((*SIZE, 3), 200, np.uint8)

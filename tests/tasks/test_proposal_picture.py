@@ -34,10 +34,9 @@ def drawn(
     where = torch.tensor([box for box, _ in objects]).reshape(1, count, 4)
     numbers = torch.tensor([number for _, number in objects], dtype=torch.int64)
     ones = torch.ones(1, count)
-    labels = Labels(
-        numbers.reshape(1, count),
-        objects=Objects(where, ones, torch.zeros(1, count, dtype=torch.bool), torch.ones(1)),
-    )
+    is_crowd = torch.zeros(1, count, dtype=torch.bool)
+    nothing = (torch.full((1, 4), torch.nan), torch.zeros(1, 2))
+    labels = Labels(numbers.reshape(1, count), objects=Objects(where, ones, is_crowd, *nothing))
     names = ["cup", "bowl", "knife"]
     if first_class:
         names += ["theirs 0", "theirs 1", "theirs 2"]

@@ -20,8 +20,8 @@ from kdcache.tasks.segmentation import (
     MapScore,
     Segmentation,
     pixel_loss,
-    slide,
 )
+from kdcache.tasks.windows import slide
 
 TASK = Segmentation()
 

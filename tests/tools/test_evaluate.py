@@ -150,7 +150,7 @@ def test_a_classifier_of_other_classes_is_scored_through_a_map(run: Path, parity
 def logits_and_targets(run: Path) -> tuple[Tensor, Tensor]:
     """Return what the best student of a run says of digits, and whether each is odd."""
     saved = find_model(str(run))
-    training, recipe = saved_recipes(saved, None)
+    training, recipe = saved_recipes(saved, None, "classification")
     model = open_model(saved.spec, classes=10, recipe=training, trained=True).eval()
     source = open_source("tiny_models:parity")
     recipe = recipe.at(model.preprocessing.size)

@@ -147,11 +147,13 @@ def test_a_file_that_would_give_something_else_than_the_model_is_refused_in_one_
 
 def test_a_number_in_another_place_is_a_difference_and_rounding_is_none() -> None:
     expected = torch.tensor([[0.2, 0.8]])
-    assert difference_of(expected + 1e-6, expected) is None
-    assert difference_of(expected.flip(1), expected) == (
+    assert difference_of([expected + 1e-6], [expected]) is None
+    assert difference_of([expected.flip(1)], [expected]) == (
         "numbers that are off by up to 0.6 from those of the model"
     )
-    assert difference_of(expected * torch.nan, expected) is not None
+    assert difference_of([expected * torch.nan], [expected]) is not None
+    assert difference_of([expected[:0]], [expected]) is not None
+    assert difference_of([expected[:0]], [expected[:0]]) is None
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

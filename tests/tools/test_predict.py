@@ -197,13 +197,26 @@ def test_what_cannot_be_predicted_is_told(run: Path, images: Path, tmp_path: Pat
     assert "top_k is 0" in mistake("predict", run, *data, "-o", out, "--top-k", 0)
     (tmp_path / "empty").mkdir()
     assert "holds no image" in mistake("predict", run, "--data", tmp_path / "empty", "-o", out)
-    boxes = "tiny_detectors:rectangles"
-    assert "predict writes the classes of whole" in mistake(
-        "predict", run, "--data", boxes, "-o", out, *PLACE
+    assert "task is segmentation, and model" in mistake(
+        "predict", run, *data, "-o", tmp_path / "maps", "--task", "segmentation"
     )
+    assert "did you mean 'detection'" in mistake(
+        "predict", run, *data, "-o", out, "--task", "detect"
+    )
+    assert "known: .csv, .parquet" in mistake("predict", run, *data, "-o", tmp_path / "maps")
+    for words in (("--threshold", 0.5), ("--window", 32), ("--align-corners",)):
+        line = mistake("predict", run, *data, "-o", out, *words)
+        assert "is not for classification; leave it out" in line
 
 
-def test_weights_of_another_task_are_refused(tmp_path: Path, images: Path) -> None:
+def test_what_images_are_labelled_with_does_not_matter(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "preds.csv"
+    words = ("--data", "tiny_detectors:rectangles", "--recipe", "digits", "-o", out)
+    assert kdcache_json("predict", run, *words, *PLACE)["images"] == 24
+    assert len(table(out)) == 25
+
+
+def test_weights_of_another_task_want_another_place(tmp_path: Path, images: Path) -> None:
     from safetensors.numpy import save_file
 
     from kdcache.models.preprocessing import Preprocessing
@@ -215,7 +228,7 @@ def test_weights_of_another_task_are_refused(tmp_path: Path, images: Path) -> No
     path = tmp_path / "maps.safetensors"
     save_file({"weight": np.zeros(1, np.float32)}, path, facts.to_metadata())
     line = mistake("predict", f"{MLP},weights={path}", "--data", images, "-o", tmp_path / "a.csv")
-    assert "is of segmentation, and predict takes models that give the class of a" in line
+    assert "segmentation is written to a folder, an image each; name one, such as" in line
 
 
 def test_classes_of_a_library_s_weights_are_imagenets_if_there_are_as_many(

@@ -122,7 +122,8 @@ def test_a_mask_that_cannot_be_read_is_told_too(
     for more in ([], ["--plan"]):
         done = CliRunner().invoke(main, [*words, *more])
         assert (
-            done.exit_code == 1 and "error: sample 2 (images/2.jpg) of segfolder:" in done.stderr
+            done.exit_code == 1
+            and "error: eval_data: sample 2 (images/2.jpg) of segfolder:" in done.stderr
         ), done.output
         assert done.stderr.count("\n") == done.stderr.count("kdcache: ") + done.stderr.count(
             "note: "

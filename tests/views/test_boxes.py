@@ -87,6 +87,17 @@ def test_the_scale_says_how_much_larger_the_image_was() -> None:
     torch.testing.assert_close(batch.labels.objects.scales, torch.tensor([4.0, 4.0]))
 
 
+def test_a_view_knows_where_its_image_is() -> None:
+    letterbox = dataset_of(recipe_of(LETTERBOX, size=32), 32).batch([(1, 0)]).labels.objects
+    assert letterbox is not None
+    assert letterbox.image_sizes.tolist() == [[48, 64]]
+    assert letterbox.frames.tolist() == [[0, 0, 32, 24]]
+    crop = {"name": "CenterCrop", "size": 32}
+    cropped = dataset_of(recipe_of(crop, size=32), 32).batch([(1, 0)]).labels.objects
+    assert cropped is not None
+    assert cropped.frames.tolist() == [[-16, -8, 48, 40]], "a crop leaves some of it outside"
+
+
 def test_a_crop_that_may_never_be_found_is_refused() -> None:
     with pytest.raises(RecipeError, match="where no crop fits, torchvision would draw for ever"):
         recipe_of({"name": "RandomIoUCrop", "sampler_options": [0.5]}, LETTERBOX)
