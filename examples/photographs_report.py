@@ -232,10 +232,10 @@ def draw_teachers(teachers: list[Teacher], ways: Ways) -> Figure:
         panel.axhline(0, color="#000000", linewidth=0.8)
         panel.set_title(text, fontsize="medium")
         names = [f"Lite{each.network}\n{each.top1:.1f} %" for each in group]
-        panel.set_xticks(range(len(group)), names)
+        panel.set_xticks([NETWORKS.index(each.network) for each in group], names)
         panel.set_xlim(-0.4, len(NETWORKS) - 0.6)
+        panel.set_xlabel("teacher, and its top-1 accuracy")
     panels[0].set_ylabel("gain of the student over labels, points")
-    figure.supxlabel("teacher, and its top-1 accuracy", fontsize="medium")
     lines, titles = panels[0].get_legend_handles_labels()
     figure.legend(lines, titles, loc="outside lower center", ncols=2, frameon=False)
     return figure
@@ -246,10 +246,10 @@ def draw_loss(
 ) -> None:
     """Draw what a loss gains from each teacher, a little aside, so that all can be seen."""
     gains = {}
-    for place, teacher in enumerate(teachers):
+    for teacher in teachers:
         values = gain(teacher.students, title, ways)
         if values:
-            gains[place + shift] = values
+            gains[NETWORKS.index(teacher.network) + shift] = values
     panel.errorbar(
         list(gains),
         [mean(values) for values in gains.values()],
