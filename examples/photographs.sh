@@ -56,7 +56,7 @@ done
 first() { # first N: the keys of the first photographs of each class
     for class in "$photographs"/train/*/; do
         name=$(basename "$class")
-        find "$class" -type f -printf '%f\n' | sort | sed -n "1,$1 s|^|$name/|p"
+        find -L "$class" -type f -printf '%f\n' | sort | sed -n "1,$1 s|^|$name/|p"
     done
 }
 first 50 > few.txt
