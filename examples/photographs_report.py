@@ -52,6 +52,12 @@ TRAININGS = {
     "lite": "as ImageNet trained it",
 }
 TAUGHT_ALL_WAYS = "strong2"
+REPLACEMENTS = [
+    *((f"{training}0", f"{training}2") for training in TRAININGS),
+    *((f"weak{network}", f"strong{network}") for network in NETWORKS),
+    *((f"lite{network}", f"strong{network}") for network in NETWORKS),
+]
+"""Pairs of teachers: a larger network of the same training, a better training of the same one."""
 PICTURE = "photographs-teachers.png"
 
 Scores = dict[int, float]
@@ -186,17 +192,18 @@ def rounded(value: float) -> str:
 
 
 def print_stronger(teachers: list[Teacher]) -> None:
-    """Print what students of the largest network have more than those of the smallest."""
-    titles = ["training of the teachers", "more top-1 of the teacher", *COLOURS]
+    """Print what students gain when one teacher takes the place of another."""
+    titles = ["teacher", "in its place", "more top-1 of the teacher", *COLOURS]
     print(f"\n| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
-    for training, text in TRAININGS.items():
-        group = {each.network: each for each in teachers if each.training == training}
-        if not {NETWORKS[0], NETWORKS[-1]} <= group.keys():
+    by_name = {f"{each.training}{each.network}": each for each in teachers}
+    for name, other_name in REPLACEMENTS:
+        if not {name, other_name} <= by_name.keys():
             continue
-        small = group[NETWORKS[0]]
-        large = group[NETWORKS[-1]]
-        changes = [change(large.students, title, small.students) for title in COLOURS]
-        print(f"| {text} | {large.top1 - small.top1:+.2f} | {cells(changes)} |")
+        teacher = by_name[name]
+        other = by_name[other_name]
+        changes = [change(other.students, title, teacher.students) for title in COLOURS]
+        more = f"{other.top1 - teacher.top1:+.2f}"
+        print(f"| {teacher.title} | {other.title} | {more} | {cells(changes)} |")
 
 
 def print_codecs(out: Path, ways: Ways) -> None:

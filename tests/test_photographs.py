@@ -209,7 +209,9 @@ def test_the_report_pairs_students_of_one_run_seed(
     strong = f"Lite2, {report.TRAININGS['strong']}"
     assert f"| {weak} | 42.00 |  |  | 2 | +1.00 ± 0.00 |  | +0.00 ± 0.00 |  |" in lines
     assert f"| {strong} | 68.00 |  |  | 2 | +1.50 ± 0.50 |  | +3.00 ± 0.00 |  |" in lines
-    assert f"| {report.TRAININGS['strong']} | +7.50 | +1.00 ± 1.00 |  |  |  |" in lines
+    smaller = f"Lite0, {report.TRAININGS['strong']}"
+    assert f"| {smaller} | {strong} | +7.50 | +1.00 ± 1.00 |  |  |  |" in lines
+    assert f"| {weak} | {smaller} | +18.50 | -0.50 ± 0.50 |  |  |  |" in lines
     assert "| topk-k-10 | 27.3 |  | -1.00 ± 1.00 |  |  |" in lines
     assert "| 1 |  | -1.00 ± 0.00 |" in lines
     assert "| 6 | +0.50 ± 0.50 |" in lines
