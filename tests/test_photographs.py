@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -13,11 +14,14 @@ from example_scripts import EXAMPLES, commands_of, package_of_weights, require_s
 from image_files import write_images
 from safetensors.torch import load_file
 
+from kdcache.cache import open_cache
 from kdcache.config.files import load_config
 from kdcache.errors import KdcacheError
 from kdcache.train.config import TrainConfig
 from kdcache.train.run import train_student
+from kdcache_cli.commands import main as kdcache
 
+RECIPE = EXAMPLES / "photographs.toml"
 CLASSES = ["n01443537", "n01641577"]
 IMAGENET_ROWS = [1, 30]  # goldfish and bullfrog
 
@@ -96,7 +100,7 @@ def test_a_student_trains_with_the_settings_and_the_recipe(folder: Path, tmp_pat
         "run": str(tmp_path / "run"),
         "data": f"imagefolder:{folder}/train",
         "eval_data": f"imagefolder:{folder}/val",
-        "recipe": str(EXAMPLES / "photographs.toml"),
+        "recipe": str(RECIPE),
         "loss": "ce",
         "epochs": 1,
         "batch_size": 4,
@@ -113,6 +117,7 @@ def write_runs(folder: Path, **top1: dict[int, float]) -> None:
         "labels": "ce",
         "kl": "kl:tau=4,weight=1,ce=0.9",
         "dist": "dist:tau=1,beta=2,gamma=2",
+        "light": "dist:tau=4,beta=0.125,gamma=0.125",
     }
     for name, scores in top1.items():
         for seed, score in scores.items():
@@ -123,36 +128,66 @@ def write_runs(folder: Path, **top1: dict[int, float]) -> None:
             (run / "result.json").write_text(json.dumps({"top1": score}))
 
 
-def test_the_report_pairs_students_of_one_run_seed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("matplotlib")
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Return a folder with some of what the study leaves in its own."""
     labels = {0: 20.0, 1: 24.0}
-    write_runs(
-        tmp_path / "ways-one-order",
-        labels=labels,
-        kl={0: 22.0, 1: 25.0},
-        dist={0: 23.0, 1: 27.0},
-    )
-    write_runs(tmp_path / "by-weak", kl={0: 21.0, 1: 25.0}, dist={0: 20.0, 1: 24.0})
+    kl = {0: 22.0, 1: 25.0}
+    write_runs(tmp_path / "ways-one-order", labels=labels, kl=kl, dist={0: 23.0, 1: 27.0})
+    write_runs(tmp_path / "by-weak0", kl={0: 21.0, 1: 25.0}, dist={0: 20.0, 1: 24.0})
+    write_runs(tmp_path / "by-strong0", kl={0: 20.0, 1: 25.0})
     write_runs(tmp_path / "from-topk-k-10", kl={0: 20.0, 1: 25.0})
     write_runs(tmp_path / "seeds-1", dist={0: 22.0, 1: 26.0})
+    write_runs(tmp_path / "long", labels=labels, light={0: 25.0, 1: 30.0})
+    write_runs(tmp_path / "long-seeds-6", light={0: 26.0, 1: 30.0})
     answers: dict[str, Any] = {
-        "weak": {"scores": {"top1": 42.0}},
-        "tuned": {"scores": {"top1": 68.0}},
+        "weak0": {"scores": {"top1": 42.0}},
+        "strong0": {"scores": {"top1": 60.5}},
+        "strong2": {"scores": {"top1": 68.0}},
         "cache-topk-k-10": {"bytes_per_view": 27.3},
     }
     for name, answer in answers.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(answer))
+    return tmp_path
+
+
+def test_the_report_pairs_students_of_one_run_seed(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
     report = import_module("photographs_report")
-    report.main(tmp_path)
+    report.main(runs)
     lines = capsys.readouterr().out.splitlines()
     assert "| labels only | 2 | 22.00 ± 2.00 | +0.00 ± 0.00 | -1.50 ± 0.50 |" in lines
     assert "| DIST, tau 1 | 2 | 25.00 ± 2.00 | +3.00 ± 0.00 | +1.50 ± 0.50 |" in lines
-    assert f"| {report.TEACHERS['weak']} | 42.00 | 2 | +1.00 ± 0.00 |  | +0.00 ± 0.00 |  |" in lines
-    assert (
-        f"| {report.TEACHERS['tuned']} | 68.00 | 2 | +1.50 ± 0.50 |  | +3.00 ± 0.00 |  |" in lines
-    )
+    assert f"| {report.LIGHT_DIST} | 2 | 27.50 ± 2.50 | +5.50 ± 0.50 |  |" in lines
+    weak = f"Lite0, {report.TRAININGS['weak']}"
+    strong = f"Lite2, {report.TRAININGS['strong']}"
+    assert f"| {weak} | 42.00 |  |  | 2 | +1.00 ± 0.00 |  | +0.00 ± 0.00 |  |" in lines
+    assert f"| {strong} | 68.00 |  |  | 2 | +1.50 ± 0.50 |  | +3.00 ± 0.00 |  |" in lines
+    smaller = f"Lite0, {report.TRAININGS['strong']}"
+    assert f"| {smaller} | {strong} | +7.50 | +1.00 ± 1.00 |  |  |  |" in lines
+    assert f"| {weak} | {smaller} | +18.50 | -0.50 ± 0.50 |  |  |  |" in lines
     assert "| topk-k-10 | 27.3 |  | -1.00 ± 1.00 |  |  |" in lines
     assert "| 1 |  | -1.00 ± 0.00 |" in lines
-    assert (tmp_path / report.PICTURE).stat().st_size > 1000
+    assert "| 6 | +0.50 ± 0.50 |" in lines
+    assert (runs / report.PICTURE).stat().st_size > 1000
+
+
+def test_the_report_asks_a_cache_how_sure_its_teacher_is(
+    runs: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    teacher = "tiny_models:conv,classes=2,channels=3,input_size=8"
+    options = ["--seeds", "0:1", "--teacher", teacher, "--data", f"imagefolder:{folder}/train"]
+    options += ["--recipe", str(RECIPE), "--workers", "0", "--device", "cpu"]
+    kdcache(["dump-teacher", str(runs / "cache-weak0"), *options], standalone_mode=False)
+    capsys.readouterr()
+    import_module("photographs_report").main(runs)
+    (line,) = (row for row in capsys.readouterr().out.splitlines() if "| 42.00 |" in row)
+    cache = open_cache(runs / "cache-weak0")
+    probabilities = cache.codec.decode(cache.read(0, np.arange(8))).probs(1)
+    sure = 100 * probabilities.amax(1).mean()
+    is_right = probabilities.argmax(1) == torch.from_numpy(cache.order // 4)
+    right = 100 * is_right.float().mean()
+    assert f"| 42.00 | {sure:.0f} | {right:.0f} |" in line

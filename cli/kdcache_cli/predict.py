@@ -17,9 +17,21 @@ from kdcache_cli.options import (
     window_sides,
 )
 from kdcache_cli.output import print_result
+from kdcache_cli.sections import SectionedCommand
+
+SECTIONS = {
+    "Output": ["--out", "--top-k", "--threshold", "--json"],
+    "Views": ["--data", "--recipe", "--window"],
+    "Model": ["--task", "--classes", "--align-corners"],
+    "Machine": ["--batch-size", "--device", "--workers", "--precision"],
+}
 
 
-@click.command(short_help="Write the classes, boxes or maps that a model sees in images.")
+@click.command(
+    cls=SectionedCommand,
+    sections=SECTIONS,
+    short_help="Write the classes, boxes or maps that a model sees in images.",
+)
 @click.argument("model", metavar="RUN|MODEL")
 @click.option(
     "-o",

@@ -22,7 +22,7 @@ class SectionedCommand(click.Command):
         records: dict[str, tuple[str, str]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(parameter, click.Option):
                 records[max(parameter.opts, key=len)] = record
         for title, names in self.sections.items():
             with formatter.section(title):
