@@ -87,15 +87,16 @@ def test_the_commands_of_the_script_are_sound(folder: Path, tmp_path: Path) -> N
     require_sound(commands)
 
 
+@pytest.mark.parametrize("recipe", ["camvid.toml", "camvid_teacher.toml"])
 def test_a_student_trains_with_the_settings_and_the_recipe(
-    camvid: ModuleType, folder: Path, tmp_path: Path
+    camvid: ModuleType, folder: Path, tmp_path: Path, recipe: str
 ) -> None:
     camvid.write_halves(folder, tmp_path / "out")
     flags = {
         "run": str(tmp_path / "run"),
         "data": source_of(tmp_path / "out", "train"),
         "eval_data": source_of(tmp_path / "out", "test"),
-        "recipe": str(EXAMPLES / "camvid.toml"),
+        "recipe": str(EXAMPLES / recipe),
         "loss": "ce",
         "epochs": 2,
         "batch_size": 2,
