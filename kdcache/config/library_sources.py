@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -42,28 +43,12 @@ class LibrarySources:
         """
         if sys.modules.get(self.library) is not None:
             return
-        texts = self._texts()
+        texts = _texts(self.library, tuple(self.files))
         if name and _mention(texts, name):
             return
         names = self._registered_names(texts)
         if names:  # else these are no sources as we know them
             choose(name, names, what)
-
-    def _texts(self) -> list[str]:
-        """Return the sources of all modules; none if they are in no folder, or one of them cannot
-        be read."""
-        # not importlib.util.find_spec: it asks what is imported, which may be a stand-in
-        spec = PathFinder.find_spec(self.library)
-        if spec is None or spec.submodule_search_locations is None:
-            return []
-        paths: list[Path] = []
-        for root in spec.submodule_search_locations:
-            for pattern in self.files:
-                paths += Path(root).glob(pattern)
-        try:
-            return [path.read_text(encoding="utf-8", errors="replace") for path in paths]
-        except OSError:
-            return []
 
     def _registered_names(self, texts: Sequence[str]) -> set[str]:
         names: set[str] = set()
@@ -72,6 +57,24 @@ class LibrarySources:
         if self.left_out is None:
             return names
         return {name for name in names if not self.left_out.fullmatch(name)}
+
+
+@lru_cache(maxsize=4)
+def _texts(library: str, patterns: tuple[str, ...]) -> Sequence[str]:
+    """Return the sources of some modules; none if they are in no folder, or one of them cannot be
+    read."""
+    # not importlib.util.find_spec: it asks what is imported, which may be a stand-in
+    spec = PathFinder.find_spec(library)
+    if spec is None or spec.submodule_search_locations is None:
+        return []
+    paths: list[Path] = []
+    for root in spec.submodule_search_locations:
+        for pattern in patterns:
+            paths += Path(root).glob(pattern)
+    try:
+        return [path.read_text(encoding="utf-8", errors="replace") for path in paths]
+    except OSError:
+        return []
 
 
 def _mention(texts: Collection[str], name: str) -> bool:

@@ -54,7 +54,7 @@ def check(
     make: Callable[[int], SoftTargets],
     *,
     num_rows: Sequence[int] = (16,),
-    backend: str = "aot_eager",
+    backend: str = "eager",
     dynamic: bool | None = None,
 ) -> None:
     """Compare the gradient of a loss with that of the same, compiled without a break."""

@@ -113,33 +113,51 @@ def test_windows_of_a_run_are_said_to_be_left_out(recipe: str, tmp_path: Path) -
     assert "windows of 12x16; the file sees them whole" in done.stderr
 
 
-def run_alone(*words: object) -> "subprocess.CompletedProcess[str]":
-    """Run a command in a process of its own: TorchScript reads the code of functions, which the
-    checks of these tests wrap."""
-    return subprocess.run(
-        [sys.executable, "-m", "kdcache", *map(str, words)],
+FAMILIES = ("retinanet", "ssd", "faster_rcnn")
+EXPORT_ALL = """
+import json, sys
+from click.testing import CliRunner
+from kdcache_cli import main
+for words in json.load(sys.stdin):
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    print(json.loads(done.stdout)["output"])
+"""
+
+
+@pytest.fixture(scope="module")
+def detectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with an exported detector of each family. A process of its own makes them:
+    TorchScript reads the code of functions, which the checks of these tests wrap."""
+    folder = tmp_path_factory.mktemp("detectors")
+    options = ("--task", "detection", "--recipe", "detection-eval", "--json")
+    commands = []
+    for family in FAMILIES:
+        spec = DETECTOR.replace("retinanet", family)
+        commands.append(("export-model", spec, str(folder / f"{family}.pt"), *options))
+    done = subprocess.run(
+        [sys.executable, "-c", EXPORT_ALL],
+        input=json.dumps(commands),
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         check=False,
     )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["boxes"] * len(FAMILIES)
+    return folder
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("family", ["retinanet", "ssd", "faster_rcnn"])
-def test_a_detector_gives_the_boxes_that_an_evaluation_scores(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_detector_gives_the_boxes_that_an_evaluation_scores(family: str, detectors: Path) -> None:
     spec = DETECTOR.replace("retinanet", family)
-    out = tmp_path / "detector.pt"
-    words = ("--task", "detection", "--recipe", "detection-eval", "--json")
-    done = run_alone("export-model", spec, out, *words)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["output"] == "boxes"
     model = open_model(
         spec, classes=3, recipe=load_recipe("detection-eval"), trained=True, task="detection"
     ).eval()
     for shape in ((2, 3, 320, 320), (1, 3, 96, 130)):
         images = noise(*shape)
-        given = results(out, images)
+        given = results(detectors / f"{family}.pt", images)
         with torch.no_grad():
             expected = model(images).detections()
         assert len(given) == len(expected) and sum(len(found.boxes) for found in expected)
