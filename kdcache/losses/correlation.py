@@ -39,7 +39,7 @@ def correlation_losses(
     is_shared: bool,
 ) -> tuple[Scalar, Scalar]:
     """Return weight * (1 - mean correlation), of rows and of columns; a correlation is 0 where one
-    of two is constant, and so is the mean of no rows.
+    of two is constant, and the mean of no rows is NaN.
 
     Args:
         logits: of the student, which take the gradient; `[rows, classes]`, or of several anchors a
