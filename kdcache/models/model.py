@@ -102,26 +102,20 @@ def open_model(
         assert classes is not None, "a new head is for the classes of a source"
         module = _with_new_head(module, _without_weights(bare), build, classes)
     if files.whole is not None:
-        assert classes is not None, "a file of weights is opened for a number of classes"
         drawn_names: Collection[str] = ()
-        if files.has_new_head:
+        if files.has_new_head and classes is not None:
             drawn_names = _class_names(module, bare, build, classes)
-        load_weights(
+        _load_whole(
             module,
-            files.whole,
-            key=files.key,
-            spec=spec,
-            classes=classes,
+            files,
+            spec,
+            classes,
             is_teacher=trained,
             classes_advice=classes_advice,
             drawn_names=drawn_names,
         )
     if files.backbone is not None:
-        assert classes is not None, "a backbone is opened for the classes of a source"
-        backbone = _backbone(module, spec)
-        load_weights(
-            backbone, files.backbone, key=None, spec=spec, classes=classes, is_backbone=True
-        )
+        _load_backbone(module, files, spec, classes)
     preprocessing = chosen_preprocessing({**wishes, **stated_wishes}, recipe, text)
     model = make(module, preprocessing, text)
     model.label_names = wishes.get("label_names")
@@ -130,6 +124,31 @@ def open_model(
     )
     require_plain_state(module, text)
     return model
+
+
+def _load_whole(
+    module: Module, files: WeightFiles, spec: Spec, classes: int | None, **options: Any
+) -> None:
+    """Give a module the weights of a file.
+
+    Args:
+        module: of the model.
+        files: says which file, and what is read of it.
+        spec: of the model, for messages.
+        classes: of the source.
+        options: see `load_weights`.
+    """
+    assert files.whole is not None
+    assert classes is not None, "a file of weights is opened for a number of classes"
+    load_weights(module, files.whole, key=files.key, spec=spec, classes=classes, **options)
+
+
+def _load_backbone(module: Module, files: WeightFiles, spec: Spec, classes: int | None) -> None:
+    """Give the backbone of a module the weights of a file."""
+    assert files.backbone is not None
+    assert classes is not None, "a backbone is opened for the classes of a source"
+    backbone = _backbone(module, spec)
+    load_weights(backbone, files.backbone, key=None, spec=spec, classes=classes, is_backbone=True)
 
 
 def _require_trained(spec: Spec, options: dict[str, Any], files: WeightFiles) -> None:
