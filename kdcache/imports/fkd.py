@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from kdcache.errors import CacheError
 from kdcache.imports.plain_pickle import array_of
-from kdcache.imports.protocol import CropLabels, ViewSettings, stored_crop
-from kdcache.imports.torch_files import read_torch_file
+from kdcache.imports.protocol import CropLabels, ViewSettings, checked_labels, stored_crop
 from kdcache.sources import Source
 from kdcache.views.stored_arrays import BOXES, FLIPS
 
@@ -51,16 +49,7 @@ class Fkd:
             FileNotFoundError: there are none of it.
             CacheError: a file that cannot be read.
         """
-        path = Path(self.file(index))
-        content = read_torch_file(path)
-        try:
-            labels = _labels(content)
-            labels.check(len(self._source), self._source.classes)
-        except ValueError as error:
-            raise CacheError(
-                f"file {path} holds {error}; is it one of FKD's, for these data?"
-            ) from error
-        return labels
+        return checked_labels(Path(self.file(index)), _labels, self._source, "FKD's")
 
     def transforms(self, digest: str, settings: ViewSettings) -> list[dict[str, Any]]:
         """Return the transforms of the recipe: a crop with its flip."""

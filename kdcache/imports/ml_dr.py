@@ -13,7 +13,7 @@ import numpy as np
 from kdcache.errors import CacheError, quoted
 from kdcache.imports.ml_dr_config import read_augmentation
 from kdcache.imports.ml_dr_views import Augmentation
-from kdcache.imports.protocol import CropLabels, ViewSettings, stored_crop
+from kdcache.imports.protocol import CropLabels, ViewSettings, checked_labels, stored_crop
 from kdcache.imports.torch_files import read_torch_file
 from kdcache.sources import Source
 
@@ -64,16 +64,11 @@ class MlDr:
             FileNotFoundError: there are none of it.
             CacheError: a file that cannot be read.
         """
-        path = Path(self.file(index))
-        content = read_torch_file(path)
-        try:
-            labels = self._labels(content, index, most_crops)
-            labels.check(len(self._source), self._source.classes)
-        except ValueError as error:
-            raise CacheError(
-                f"file {path} holds {error}; is it one of ml-dr's, for these data?"
-            ) from error
-        return labels
+
+        def labels_of(content: Any) -> CropLabels:
+            return self._labels(content, index, most_crops)
+
+        return checked_labels(Path(self.file(index)), labels_of, self._source, "ml-dr's")
 
     def transforms(self, digest: str, settings: ViewSettings) -> list[dict[str, Any]]:
         """Return the transforms of the recipe: a crop with its flip, operations, a block."""

@@ -1,12 +1,15 @@
 """What a format of somebody else's gives of a sample: views, and what a teacher said of each."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from kdcache.errors import quoted
+from kdcache.errors import CacheError, quoted
+from kdcache.imports.torch_files import read_torch_file
+from kdcache.sources import Source
 from kdcache.views.stored_arrays import Arrays, are_stored, check_kinds, check_values
 
 Classes = np.ndarray[Any, np.dtype[np.int32]]
@@ -86,6 +89,32 @@ def stored_crop(digest: str, settings: ViewSettings) -> dict[str, Any]:
         "interpolation": settings.interpolation,
         "views": digest,
     }
+
+
+def checked_labels(
+    path: Path, labels_of: Callable[[Any], CropLabels], source: Source, whose: str
+) -> CropLabels:
+    """Return the labels in a file that torch.save wrote, checked.
+
+    Args:
+        path: of the file.
+        labels_of: gives what the content of a file says; raises a ValueError where it says nothing.
+        source: that the labels are of.
+        whose: names the format in messages.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CacheError: it cannot be read.
+    """
+    content = read_torch_file(path)
+    try:
+        labels = labels_of(content)
+        labels.check(len(source), source.classes)
+    except ValueError as error:
+        raise CacheError(
+            f"file {path} holds {error}; is it one of {whose}, for these data?"
+        ) from error
+    return labels
 
 
 @runtime_checkable

@@ -6,8 +6,8 @@ import torch
 from torchvision.ops import box_iou
 
 from kdcache.shapes import Detections
+from kdcache.tasks.detected_boxes import MOST_DETECTED, draw_detected
 from kdcache.tasks.drawn_objects import LEAST_SCORE, DrawnObject
-from kdcache.tasks.found_picture import MOST_FOUND, draw_found
 from kdcache.tasks.name_tags import Box
 from kdcache.tasks.picture import Picture, ShownView
 
@@ -33,7 +33,7 @@ class _Boxes:
         items: list[DrawnObject] = []
         for box, score, number in zip(*(part.tolist() for part in self.detections), strict=True):
             left, upper, right, lower = box
-            if len(items) < MOST_FOUND and (score > LEAST_SCORE or not items):
+            if len(items) < MOST_DETECTED and (score > LEAST_SCORE or not items):
                 items.append(DrawnObject((left, upper, right, lower), number, False, score))
         return items
 
@@ -47,7 +47,7 @@ def draw_boxes(view: ShownView, detections: Detections) -> Picture:
     """
     order = detections.scores.argsort(descending=True, stable=True)
     boxes = _Boxes(Detections(*(part[order] for part in detections)))
-    return draw_found(
+    return draw_detected(
         view,
         boxes.sure(),
         boxes.score_of,

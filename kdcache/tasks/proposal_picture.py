@@ -9,8 +9,8 @@ from torchvision.ops import batched_nms, box_iou
 
 from kdcache.soft_targets import SegmentTargets
 from kdcache.tasks.class_probabilities import class_probabilities
+from kdcache.tasks.detected_boxes import MOST_DETECTED, draw_detected
 from kdcache.tasks.drawn_objects import LEAST_SCORE, DrawnObject
-from kdcache.tasks.found_picture import MOST_FOUND, draw_found
 from kdcache.tasks.name_tags import Box
 from kdcache.tasks.picture import Picture, ShownView
 
@@ -40,7 +40,7 @@ class _Proposals:
             return []
         best, numbers = self.scores.max(1)
         kept = batched_nms(self.boxes, best, numbers, _MOST_OVERLAP)
-        sure = kept[best[kept] > LEAST_SCORE][:MOST_FOUND]
+        sure = kept[best[kept] > LEAST_SCORE][:MOST_DETECTED]
         if not len(sure):
             sure = kept[:1]
         items = []
@@ -57,7 +57,7 @@ def draw_proposals(view: ShownView) -> Picture:
     confidence = 0.0
     if len(proposals.scores):
         confidence = float(proposals.scores.max())
-    return draw_found(
+    return draw_detected(
         view,
         proposals.found(),
         proposals.score_of,

@@ -4,7 +4,6 @@ from typing import Any
 
 from kdcache.errors import UsageError
 from kdcache.loader.class_map import read_class_map
-from kdcache.models.model import open_model
 from kdcache.models.vision_model import VisionModel
 from kdcache.runtime.batch_size import AUTO
 from kdcache.runtime.device import Compute, device_type
@@ -13,16 +12,11 @@ from kdcache.sources import Source, open_source
 from kdcache.targets import ClassLabel, task_of
 from kdcache.tools.evaluate_config import EvaluateConfig
 from kdcache.tools.mapped_model import MappedModel
-from kdcache.tools.saved_classes import CLASSES_ADVICE, known_classes
+from kdcache.tools.opened_model import model_of_own_classes, model_of_source
 from kdcache.tools.saved_model import SavedModel, find_model
 from kdcache.tools.saved_views import saved_recipes
 from kdcache.train.evaluation import Evaluation
 from kdcache.views import Recipe
-
-_OTHER_CLASSES = (
-    "give data of {given} classes, those of the model, or --class-map FILE, which says which are"
-    " which"
-)
 
 
 def evaluate_saved(config: EvaluateConfig) -> dict[str, Any]:
@@ -51,7 +45,7 @@ def evaluate_saved(config: EvaluateConfig) -> dict[str, Any]:
         training, recipe = saved_recipes(saved, config.recipe, task_of(source))
         if config.class_map is None:
             saved.require_order(source)
-            model: VisionModel | MappedModel = opened_model(saved, source, training)
+            model: VisionModel | MappedModel = model_of_source(saved, source, training)
             class_names = saved.label_names
         else:
             model = _opened_through_map(config, saved, source, training)
@@ -86,27 +80,6 @@ def evaluate_saved(config: EvaluateConfig) -> dict[str, Any]:
     }
 
 
-def opened_model(saved: SavedModel, source: Source, training: Recipe) -> VisionModel:
-    """Return a saved model that is scored on a source.
-
-    Args:
-        saved: the model.
-        source: of the model's task and classes.
-        training: the recipe that it was trained for, which gives channels and input size.
-
-    Raises:
-        KdcacheError: it cannot be opened, or is of other classes.
-    """
-    return open_model(
-        saved.spec,
-        classes=source.classes,
-        recipe=training,
-        trained=True,
-        task=task_of(source),
-        classes_advice=_OTHER_CLASSES,
-    )
-
-
 def _opened_through_map(
     config: EvaluateConfig, saved: SavedModel, source: Source, training: Recipe
 ) -> MappedModel:
@@ -122,14 +95,6 @@ def _opened_through_map(
             f"class map {path} is for classification, and data {source.spec} is for"
             f" {task_of(source)}; leave it out"
         )
-    classes, names = known_classes(saved, config.classes)
-    model = open_model(
-        saved.spec,
-        classes=classes,
-        recipe=training,
-        trained=True,
-        classes_advice=CLASSES_ADVICE,
-    )
-    assert model.num_classes is not None, "a model that is opened was tried"
-    places = read_class_map(path, source, model.num_classes, teacher_names=names)
-    return MappedModel(model, places, source.classes)
+    opened = model_of_own_classes(saved, config.classes, task=ClassLabel.task, training=training)
+    places = read_class_map(path, source, opened.num_classes, teacher_names=opened.stated_names)
+    return MappedModel(opened.model, places, source.classes)

@@ -12,7 +12,7 @@ from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.runtime.wording import counted
 from kdcache.sources import Source, open_source
 from kdcache.targets import target_kind, task_of
-from kdcache.tools.evaluate import opened_model
+from kdcache.tools.opened_model import model_of_source
 from kdcache.tools.saved_model import SavedModel, find_model
 from kdcache.tools.saved_views import saved_recipes
 from kdcache.train.evaluation import Evaluation
@@ -63,7 +63,7 @@ def evaluate_runs(folders: Sequence[str], compute: ComputeConfig) -> Results:
     passes: dict[str, list[_Student]] = {}
     for folder in folders:
         try:
-            student = _found(folder, sources)
+            student = _student_of(folder, sources)
         except KdcacheError as error:
             results[folder] = error
             continue
@@ -74,7 +74,7 @@ def evaluate_runs(folders: Sequence[str], compute: ComputeConfig) -> Results:
     return results
 
 
-def _found(folder: str, sources: dict[str, Source]) -> _Student:
+def _student_of(folder: str, sources: dict[str, Source]) -> _Student:
     """Return the student of a run; its data is opened once for all."""
     saved = find_model(folder)
     data = saved.data_or_own(None)
@@ -92,9 +92,11 @@ def _evaluated(students: Sequence[_Student], compute: Compute) -> Results:
     models: dict[str, VisionModel] = {}
     for student in students:
         try:
-            models[student.folder] = opened_model(student.saved, student.source, student.training)
+            model = model_of_source(student.saved, student.source, student.training)
         except KdcacheError as error:
             results[student.folder] = error
+            continue
+        models[student.folder] = model
     if models:
         say(f"evaluating {counted(len(models), 'run')} on {students[0].source.spec}")
     for part in _of_one_size(students[0], models):

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kdcache.models.model import open_model
 from kdcache.models.weight_facts import weight_facts
 from kdcache.models.weight_record import weight_record
 from kdcache.runtime.console import say
@@ -14,8 +13,9 @@ from kdcache.targets import ClassLabel
 from kdcache.tasks import open_task
 from kdcache.tasks.export_forms import ONNX, SCRIPT, require_exportable
 from kdcache.tools.export_model_config import ExportModelConfig, require_onnx
+from kdcache.tools.opened_model import model_of_own_classes
 from kdcache.tools.program_files import write_program
-from kdcache.tools.saved_classes import CLASSES_ADVICE, known_classes, known_task, names_for
+from kdcache.tools.saved_classes import known_task
 from kdcache.tools.saved_model import SavedModel, find_model
 from kdcache.tools.saved_views import saved_recipes
 
@@ -43,26 +43,17 @@ def export_model(config: ExportModelConfig) -> dict[str, Any]:
     if config.ending == ONNX:
         require_onnx()
     training, views = saved_recipes(saved, config.recipe, name)
-    num_classes, names = known_classes(saved, config.classes)
-    model = open_model(
-        saved.spec,
-        classes=num_classes,
-        recipe=training,
-        trained=True,
-        task=name,
-        classes_advice=CLASSES_ADVICE,
-    ).eval()
+    opened = model_of_own_classes(saved, config.classes, task=name, training=training)
+    model = opened.model.eval()
     model.requires_grad_(False)
-    assert model.num_classes is not None, "a model that is opened was tried"
     task = open_task(name, align_corners=_is_aligned(saved))
     program = task.program(model, gives_logits=config.logits)
     program.module.eval().requires_grad_(False)
-    class_names = names_for(saved, model.num_classes, names, model.label_names)
     facts = weight_facts(
         model.preprocessing,
         task=name,
-        num_classes=model.num_classes,
-        label_names=tuple(class_names),
+        num_classes=opened.num_classes,
+        label_names=tuple(opened.class_names),
     )
     metadata = {
         **weight_record(saved.spec, facts),
@@ -81,7 +72,7 @@ def export_model(config: ExportModelConfig) -> dict[str, Any]:
         "out": config.out,
         "bytes": len(file.data),
         "input_size": [channels, None, None] if file.takes_any_size else list(shape),
-        "classes": model.num_classes,
+        "classes": opened.num_classes,
         "output": program.output,
         "gives": program.gives,
     }

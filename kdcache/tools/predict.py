@@ -12,7 +12,6 @@ from torch import Tensor
 from kdcache.errors import UnreadableSampleError, UsageError, quoted
 from kdcache.models.batch_trial import fastest_batch
 from kdcache.models.inference import run_on_device
-from kdcache.models.model import open_model
 from kdcache.models.vision_model import VisionModel
 from kdcache.runtime.console import progress, say
 from kdcache.runtime.device import Compute
@@ -22,8 +21,9 @@ from kdcache.sources import Source, WithoutObjects, open_plain_images, open_sour
 from kdcache.targets import target_kind, task_of
 from kdcache.tasks import Task, open_task
 from kdcache.tasks.predictions import Predictions, PredictionSettings
+from kdcache.tools.opened_model import model_of_own_classes
 from kdcache.tools.predict_config import PredictConfig, check_out, check_place
-from kdcache.tools.saved_classes import CLASSES_ADVICE, known_classes, known_task, names_for
+from kdcache.tools.saved_classes import known_task
 from kdcache.tools.saved_model import SavedModel, find_model
 from kdcache.tools.saved_views import saved_recipes
 from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader
@@ -60,13 +60,15 @@ def predict_saved(config: PredictConfig) -> dict[str, Any]:
     check_out(config, name)
     training, recipe = saved_recipes(saved, config.recipe, name)
     labelled = source if images is None and task_of(source) == name else None
-    model, class_names = _opened(config, saved, name, training, labelled)
+    opened = model_of_own_classes(
+        saved, config.classes, task=name, training=training, labelled=labelled
+    )
     task = _task(config, saved, name)
-    predictions = task.predictions(_settings(config, source, class_names))
+    predictions = task.predictions(_settings(config, source, opened.class_names))
     num_images, num_unreadable = _predict(
         config,
         task=task,
-        model=model,
+        model=opened.model,
         predictions=predictions,
         source=source,
         recipe=recipe,
@@ -79,34 +81,9 @@ def predict_saved(config: PredictConfig) -> dict[str, Any]:
         "out": config.out,
         "images": num_images,
         "unreadable": num_unreadable,
-        "classes": model.num_classes,
+        "classes": opened.num_classes,
         **predictions.write(),
     }
-
-
-def _opened(
-    config: PredictConfig, saved: SavedModel, task: str, training: Recipe, labelled: Source | None
-) -> tuple[VisionModel, Sequence[str]]:
-    """Return the model, and the names of its classes.
-
-    Args:
-        config: says the classes, if the user does.
-        saved: the model.
-        task: of the model.
-        training: the recipe that it is opened for.
-        labelled: the data, if it is labelled with the model's classes.
-    """
-    classes, names = known_classes(saved, config.classes, labelled)
-    model = open_model(
-        saved.spec,
-        classes=classes,
-        recipe=training,
-        trained=True,
-        task=task,
-        classes_advice=CLASSES_ADVICE,
-    )
-    assert model.num_classes is not None, "a model that is opened was tried"
-    return model, names_for(saved, model.num_classes, names, model.label_names)
 
 
 def _task(config: PredictConfig, saved: SavedModel, name: str) -> Task:

@@ -12,7 +12,6 @@ from kdcache.config.arguments import checked_arguments
 from kdcache.config.spec import build
 from kdcache.errors import (
     KdcacheError,
-    MismatchError,
     ModelError,
     UnreadableSampleError,
     UsageError,
@@ -41,12 +40,9 @@ from kdcache.sources import Source, as_source, class_names_of, open_source
 from kdcache.sources.read_check import ReadCheck
 from kdcache.targets import task_of
 from kdcache.tasks import Score, open_task
+from kdcache.train.same_classes import require_same_classes
 from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader, load_recipe, shipped_recipes
 from kdcache.views.repeated import few_views
-
-_STATED = "classes=FILE, a name on each line, or classes=N where labels are class indices"
-_STATED_CLASSES = {"csv": _STATED, "parquet": _STATED, "tars": "classes=N"}
-"""The options that state the classes of sources that else count those that occur."""
 
 
 class Evaluation:
@@ -90,7 +86,7 @@ class Evaluation:
         self._compute = compute
         self.recipe = recipe
         if training is not None:
-            _require_same_classes(training, self.source)
+            require_same_classes(training, self.source)
         self._task = open_task(task_of(self.source), align_corners=align_corners, window=window)
         numbers = [str(number) for number in range(self.source.classes)]
         self._class_names = class_names_of(self.source) or class_names or numbers
@@ -375,35 +371,3 @@ def _own_batches(num_samples: int, size: int) -> list[list[tuple[int, int]]]:
     rows = range(num_samples)[rank() :: world_size()]
     requests = [(row, 0) for row in rows]
     return [requests[start : start + size] for start in range(0, len(requests), size)]
-
-
-def _require_same_classes(training: Source, evaluated: Source) -> None:
-    if task_of(evaluated) != task_of(training):
-        raise MismatchError(
-            f"eval_data {evaluated.spec} is for {task_of(evaluated)}, data {training.spec} for"
-            f" {task_of(training)}"
-        )
-    if evaluated.classes != training.classes:
-        raise MismatchError(
-            f"eval_data {evaluated.spec} has {evaluated.classes} classes, data {training.spec}"
-            f" {training.classes}; {_same_classes(training, evaluated)}"
-        )
-    training_names = class_names_of(training)
-    evaluated_names = class_names_of(evaluated)
-    if training_names is None or evaluated_names is None or training_names == evaluated_names:
-        return
-    for name, other in zip(training_names, evaluated_names, strict=True):
-        if name != other:
-            raise MismatchError(
-                f"eval_data {evaluated.spec} calls a class {other!r} that data {training.spec}"
-                f" calls {name!r}; {_same_classes(training, evaluated)}"
-            )
-
-
-def _same_classes(*sources: Source) -> str:
-    """Return how two sources are made to have the same classes."""
-    for source in sources:
-        name = source.spec.partition(":")[0]
-        if name in _STATED_CLASSES:
-            return f"state the same classes for both: {_STATED_CLASSES[name]}"
-    return "give sets of the same classes"

@@ -12,7 +12,7 @@ from torch import Tensor
 import kdcache
 from kdcache.cache import open_cache
 from kdcache.codecs import open_codec
-from kdcache.dump import fitting
+from kdcache.dump import fitting, plan
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.fitting import SampleSize, sample_size
 from kdcache.dump.plan import plan_dump
@@ -41,6 +41,9 @@ def teacher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Teacher
 
     monkeypatch.setattr(VisionModel, "forward", count)
     monkeypatch.setenv("KDCACHE_HOME", str(tmp_path / "home"))
+    # on a busy machine a plan would run out of time, and see fewer views
+    monkeypatch.setattr(plan, "PLAN_SECONDS", 600.0)
+    monkeypatch.setattr(fitting, "SAMPLE_SECONDS", 600.0)
     yield counted
 
 

@@ -1,4 +1,4 @@
-"""A view with its objects, and beside it the boxes at which somebody finds classes."""
+"""A view with its objects, and beside it the boxes that a model detects."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,51 +21,53 @@ from kdcache.tasks.drawn_objects import (
 from kdcache.tasks.name_tags import Box, NameTags
 from kdcache.tasks.picture import TITLE_SIZE, Picture, ShownView
 
-MOST_FOUND = 16
+MOST_DETECTED = 16
 """Boxes that are drawn."""
 _DIMMED = 0.35
 """Opacity of the view below these boxes."""
 
 
-def draw_found(
+def draw_detected(
     view: ShownView,
-    found: Sequence[DrawnObject],
+    detected: Sequence[DrawnObject],
     score_of: Callable[[Box, int], float],
     *,
     confidence: float,
     title: str,
 ) -> Picture:
-    """Draw a view with its objects, and the boxes that are found in it.
+    """Draw a view with its objects, and the boxes that are detected in it.
 
     Args:
         view: the view.
-        found: the boxes, with classes as whoever finds them counts these.
-        score_of: how sure of a class whoever finds them is at the box of an object.
+        detected: the boxes, with classes as the model that detects them counts these.
+        score_of: how sure of a class that model is at the box of an object.
         confidence: of the picture.
-        title: of the found boxes.
+        title: of the detected boxes.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    scene = object_scene(view, score_of, [item.number for item in found])
+    scene = object_scene(view, score_of, [item.number for item in detected])
     height, width = view.size
     panel_height = TITLE_HEIGHT + PANEL_WIDTH * height / width
     figure = Figure(figsize=(WIDTH, MARGIN_HEIGHT + panel_height), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_objects(left, scene)
-    _draw_boxes(right, scene, found, title)
+    _draw_boxes(right, scene, detected, title)
     list_classes(figure, scene)
     return Picture(figure, confidence)
 
 
-def _draw_boxes(panel: Any, scene: ObjectScene, found: Sequence[DrawnObject], title: str) -> None:
+def _draw_boxes(
+    panel: Any, scene: ObjectScene, detected: Sequence[DrawnObject], title: str
+) -> None:
     view = scene.view
     panel.imshow(view.pixels, cmap="gray", alpha=_DIMMED)
     frame(panel, view.size)
     panel.set_title(score_text(scene, title), fontsize=TITLE_SIZE, parse_math=False)
     tags = NameTags(panel, view.size, PANEL_WIDTH)
-    for item in found:
+    for item in detected:
         number = view.first_class + item.number
         draw_box(panel, item, scene.colours[number], line_width=1.5)
-    for item in found:
+    for item in detected:
         number = view.first_class + item.number
         tags.add(class_name(view, number), item.score, item.box, scene.colours[number])
