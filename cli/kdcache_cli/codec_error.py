@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdcache.runtime.wording import wrapped_line
 from kdcache_cli.options import JSON, check_early, compute, configured
 from kdcache_cli.output import json_text
 from kdcache_cli.sections import SectionedCommand
-from kdcache_cli.terminal import wrapped
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -133,7 +133,7 @@ def _print(result: Mapping[str, Any]) -> None:
 
 
 def _print_note(line: str) -> None:
-    click.echo(wrapped(line, sys.stdout))
+    click.echo(wrapped_line(line, on_terminal=sys.stdout.isatty()))
 
 
 def _print_table(result: Mapping[str, Any], tau: float, size: int) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from kdcache.errors import UsageError, shortened
-from kdcache.runtime.wording import counted, human_bytes, human_seconds, ranges
+from kdcache.runtime.wording import counted, human_bytes, human_rate, human_seconds, ranges
 from kdcache_cli.options import JSON, PLAN, check_early, configured, shared
 from kdcache_cli.output import codec_error_text, data_line, percent, print_result, shell_command
 from kdcache_cli.sections import SectionedCommand
@@ -185,7 +185,7 @@ def _gradient_text(case: dict[str, Any]) -> str:
 
 
 def _time_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
-    pace = f"{plan['views_per_second']:.0f} views/s"
+    pace = f"{human_rate(plan['views_per_second'])} views/s"
     unit_time = f"{human_seconds(plan['seconds_per_unit'])} a unit"
     duration = human_seconds(plan["seconds"])
     processes = counted(plan["world_size"], "process")

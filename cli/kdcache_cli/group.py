@@ -11,8 +11,9 @@ import click
 
 from kdcache.errors import MOST_MESSAGE, KdcacheError, KdcacheWarning, UsageError, one_line
 from kdcache.runtime.stopping import WAY_OUT, StopInterrupt, interrupting, signal_name
+from kdcache.runtime.wording import wrapped_line
 from kdcache_cli.sections import Sections, write_commands
-from kdcache_cli.terminal import escape_what_cannot_be_shown, wrapped
+from kdcache_cli.terminal import escape_what_cannot_be_shown
 from kdcache_cli.usage import command_name, require_command, require_words, usage_text
 
 _THAT_GO_ON = (
@@ -37,9 +38,12 @@ class OneLineError(click.ClickException):
     def show(self, file: Any = None) -> None:
         """Print the line on stderr, unless another process of the run does."""
         if not self._is_told:
-            click.echo(
-                wrapped(f"kdcache: error: {self.message}{_own_place()}", sys.stderr), err=True
-            )
+            _print_problem(f"kdcache: error: {self.message}{_own_place()}")
+
+
+def _print_problem(line: str) -> None:
+    """Print a line on stderr, on a terminal broken between words."""
+    click.echo(wrapped_line(line, on_terminal=sys.stderr.isatty()), err=True)
 
 
 class Group(click.Group):
@@ -210,4 +214,4 @@ def _show_warning(
     prefix = ""
     if isinstance(message, KdcacheWarning):
         prefix = "kdcache: "
-    click.echo(wrapped(f"{prefix}warning: {one_line(text, MOST_MESSAGE)}", sys.stderr), err=True)
+    _print_problem(f"{prefix}warning: {one_line(text, MOST_MESSAGE)}")

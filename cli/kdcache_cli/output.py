@@ -9,8 +9,7 @@ from typing import Any
 import click
 
 from kdcache.errors import printable
-from kdcache.runtime.wording import counted, named, ranges
-from kdcache_cli.terminal import wrapped
+from kdcache.runtime.wording import counted, named, ranges, wrapped_line
 
 _MOST_LINES = 10  # of seeds that are told one by one
 
@@ -29,8 +28,9 @@ def print_result(
         return
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
-        line = f"{name:<{width}}  {printable(value)}"
-        click.echo(wrapped(line, sys.stdout, indent=width + 2))
+        label = f"{name:<{width}}  "
+        text = wrapped_line(printable(value), on_terminal=sys.stdout.isatty(), label=label)
+        click.echo(text)
 
 
 def json_text(value: Any, indent: str = "") -> str:

@@ -1,11 +1,8 @@
-"""stdout and stderr of any encoding, where what they cannot show is escaped, and of any width."""
+"""stdout and stderr of any encoding, where what they cannot show is escaped."""
 
 import codecs
 import io
-import shutil
 import sys
-import textwrap
-from typing import TextIO
 
 _ASCII = "kdcache_ascii"
 
@@ -44,27 +41,3 @@ def escape_what_cannot_be_shown() -> None:
         if codecs.lookup(stream.encoding).name == "ascii":
             encoding = _ASCII
         stream.reconfigure(encoding=encoding, errors="backslashreplace")
-
-
-def wrapped(line: str, stream: TextIO, *, indent: int = 2) -> str:
-    """Return a line for a stream: of a terminal broken between words, else as it is, for logs.
-
-    Args:
-        line: without an end.
-        stream: where it goes.
-        indent: columns before the lines that follow the first.
-    """
-    if not stream.isatty():
-        return line
-    width = shutil.get_terminal_size().columns
-    if width < 2 * indent:
-        return line
-    return textwrap.fill(
-        line,
-        width,
-        subsequent_indent=indent * " ",
-        replace_whitespace=False,
-        drop_whitespace=True,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from kdcache.runtime.wording import counted, human_bytes, human_seconds, named
+from kdcache.runtime.wording import counted, human_bytes, human_rate, human_seconds, named
 from kdcache_cli.options import JSON, PLAN, check_early, configured, dotted, shared
 from kdcache_cli.output import data_line, print_result
 from kdcache_cli.sections import SectionedCommand
@@ -193,7 +193,7 @@ def _training_plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("student", f"{plan['parameters']:,} parameters{students}, {views}"),
         ("teacher", plan["teacher"]),
         ("epochs", _epochs_text(plan)),
-        ("speed", f"{plan['views_per_second']:.0f} views/s, {waits}"),
+        ("speed", f"{human_rate(plan['views_per_second'])} views/s, {waits}"),
         ("time left", f"{duration}, {per_epoch} an epoch, evaluation not counted"),
         ("memory", _memory_text(plan["peak_memory"])),
     ]

@@ -12,6 +12,7 @@ from kdcache.models.vision_model import VisionModel
 from kdcache.runtime.batch_size import AUTO, BatchSize, Trials, fastest_size
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
+from kdcache.runtime.wording import human_rate
 from kdcache.sources import Source
 from kdcache.views import Batch, Recipe, ViewDataset
 from kdcache.views.repeated import few_views, repeated_batch
@@ -80,8 +81,9 @@ def fastest_run(
             f"batch_size auto: not even one view fits into the memory of {compute.device}; use"
             " --precision bfloat16, a smaller model, or another device"
         )
+    rate = human_rate(fastest.rate)
     say(
-        f"note: batch_size auto is {fastest.size} here: {fastest.rate:.0f} views/s, loading not"
-        f" counted; {fastest.limit}"
+        f"note: batch_size auto is {fastest.size} here: {rate} views/s, loading not counted;"
+        f" {fastest.limit}"
     )
     return fastest.size

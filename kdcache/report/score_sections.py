@@ -16,7 +16,7 @@ from kdcache.report.comparison import (
 from kdcache.report.groups import Group
 from kdcache.report.line_chart import Axis, Line, line_chart
 from kdcache.report.wording import NONE, number, signed, with_error
-from kdcache.runtime.wording import counted, human_bytes, human_seconds
+from kdcache.runtime.wording import counted, human_bytes, human_rate, human_seconds
 from kdcache.tasks.score_names import percent_scores, title_of
 from kdcache.train.differences import FREE
 
@@ -172,7 +172,7 @@ def _cost_cells(group: Group) -> list[Cell]:
     if seconds is not None:
         cells[0].text = human_seconds(seconds.mean)
     if rate is not None:
-        cells[1].text = f"{rate.mean:,.0f}"
+        cells[1].text = human_rate(rate.mean)
     if memory:
         cells[2].text = human_bytes(max(memory))
     return cells

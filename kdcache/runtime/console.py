@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from kdcache.errors import printable
 from kdcache.runtime.launch import own_place
-from kdcache.runtime.wording import human_seconds
+from kdcache.runtime.wording import human_rate, human_seconds, wrapped_line
 
 LINE_SECONDS = 30.0
 _BAR_WIDTH = 20
@@ -107,7 +107,8 @@ def say(message: str, *, by_all: bool = False) -> None:
             return
         messages.add(message)
     if by_all or own_place().rank == 0:
-        print(printable(message), file=sys.stderr, flush=True)
+        text = wrapped_line(printable(message), on_terminal=sys.stderr.isatty())
+        print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -182,13 +183,6 @@ def steady_rate(times: Sequence[float], counts: Sequence[int]) -> float:
     return sum(counts[1:-1]) / (times[-2] - times[1])
 
 
-def rate_text(rate: float) -> str:
-    """Return a rate as it is told: whole numbers, and below one two digits that say something."""
-    if 0 < rate < 1:
-        return f"{rate:.2g}/s"
-    return f"{rate:.0f}/s"
-
-
 class _Nothing:
     def advance(self, count: int, note: str = "") -> None:
         pass
@@ -215,13 +209,15 @@ class _Lines:
         # nothing may be done yet: what others did meanwhile is taken off without being counted
         if rate:
             outlook = f"{(self._total - self._num_done) / rate:.0f} s left"
-        line = f"{self._num_done}/{self._total} {self._unit}, {rate_text(rate)}, {outlook} {note}"
+        line = (
+            f"{self._num_done}/{self._total} {self._unit}, {human_rate(rate)}/s, {outlook} {note}"
+        )
         self._tell(line.rstrip())
 
     def end(self) -> None:
         """Tell that all is done, and how long it took."""
         seconds = max(time.monotonic() - self._start, 1e-3)
-        rate = rate_text(self._num_done / seconds)
+        rate = f"{human_rate(self._num_done / seconds)}/s"
         count = f"{self._num_done}/{self._total} {self._unit}"
         self._tell(f"{count}, done in {human_seconds(seconds)}, {rate}")
 

@@ -1,6 +1,9 @@
-"""How numbers and paths are told: counts with their nouns, sizes, durations, shares, ranges."""
+"""How numbers and paths are told: counts with their nouns, sizes, durations, shares, ranges; and
+how a line is broken on a terminal."""
 
 import os
+import shutil
+import textwrap
 from collections.abc import Iterable, Sequence
 
 _MOST_SPANS = 12
@@ -12,10 +15,10 @@ def counted(number: int, noun: str) -> str:
 
 
 def _form_of(number: int, noun: str) -> str:
-    """Return a noun in its form after a number."""
+    """Return a noun in its form after a number, of those that take s or es."""
     if number == 1:
         return noun
-    if noun.endswith("s"):
+    if noun.endswith(("s", "x", "ch", "sh")):
         return f"{noun}es"
     return f"{noun}s"
 
@@ -43,6 +46,14 @@ def human_seconds(seconds: float) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def human_rate(rate: float) -> str:
+    """Return how many there are a second: a whole number, and below one two digits that say
+    something."""
+    if 0 < rate < 1:
+        return f"{rate:.2g}"
+    return f"{rate:,.0f}"
 
 
 def percent_done(done: int, total: int) -> str:
@@ -96,3 +107,31 @@ def _span_text(first: int, last: int) -> str:
     if first == last:
         return str(first)
     return f"{first} to {last}"
+
+
+def wrapped_line(line: str, *, on_terminal: bool, label: str = "") -> str:
+    """Return a line as it is printed: on a terminal broken between words, else as it is, for logs.
+
+    Args:
+        line: without an end.
+        on_terminal: where it goes.
+        label: stands before the line, and the lines that follow are indented by its width; without
+            one by two columns.
+    """
+    whole = f"{label}{line}"
+    if not on_terminal:
+        return whole
+    indent = len(label) or 2
+    width = shutil.get_terminal_size().columns
+    if len(whole) <= width or width < 2 * indent:
+        return whole
+    return textwrap.fill(
+        line,
+        width,
+        initial_indent=label,
+        subsequent_indent=indent * " ",
+        replace_whitespace=False,
+        drop_whitespace=True,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

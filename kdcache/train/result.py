@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kdcache.runtime.console import say
+from kdcache.runtime.wording import human_rate
 from kdcache.tasks.score_names import leading_scores, title_of
 from kdcache.train.config import TrainConfig
 from kdcache.train.trainer import Trainer
@@ -28,7 +29,7 @@ def say_epoch(line: Mapping[str, Any], num_epochs: int, *, of: str = "", left: s
     outlook = f", {left}" if left else ""
     say(
         f"{run}epoch {line['epoch']}/{num_epochs}: loss {line['loss']:.4f}{scores},"
-        f" {line['views_per_second']:.0f} views/s{outlook}"
+        f" {human_rate(line['views_per_second'])} views/s{outlook}"
     )
 
 
