@@ -17,12 +17,14 @@ from kdcache_cli.output import print_result
 def show(cache: str, view: str, out: str, data: str | None, as_json: bool) -> None:
     """Draw a view of CACHE, what is right of it, and what the teacher says."""
     from kdcache.cache import open_cache
+    from kdcache.codec_error.plot import check_plot
     from kdcache.errors import UsageError
 
     index, _, seed = view.partition(":")
     if not (index.isdecimal() and seed.isdecimal()):
         raise UsageError(f"view is {view!r}; it must be INDEX:SEED, such as 17:0")
     opened = open_cache(cache)
+    check_plot(out)
     from kdcache.tools.show import show_view
 
     result = show_view(opened, out, index=int(index), seed=int(seed), data=data)

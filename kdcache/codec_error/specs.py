@@ -20,4 +20,4 @@ def check_specs(config: CodecErrorConfig) -> None:
     if config.data is not None:
         check_source(config.data)
     for model in filter(None, (config.teacher, config.student)):
-        check_model(model, asks_library=False)
+        check_model(model, asks_library=False, is_trained=True)

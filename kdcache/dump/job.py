@@ -244,7 +244,7 @@ def _opened(config: DumpConfig, objects: GivenObjects) -> _Opened:
     if recipe is None:
         recipe = load_recipe(config.recipe)
     if objects.teacher is None:
-        check_model(config.teacher)
+        check_model(config.teacher, is_trained=True)
     if config.codec is not None:
         check_codec(config.codec)
     require_blocks(config.unit_rows, mixing_block(recipe))

@@ -20,4 +20,4 @@ def check_specs(config: DumpConfig) -> None:
         check_codec(config.codec)
     check_source(config.data)
     # after the data: a module of the user's own that makes them may register a model with timm
-    check_model(config.teacher, asks_library=False)
+    check_model(config.teacher, asks_library=False, is_trained=True)

@@ -21,7 +21,7 @@ import torch
 from torch.nn import Module
 
 from kdcache.config.spec import Spec, parse_spec
-from kdcache.errors import ModelError, UsageError
+from kdcache.errors import UsageError
 from kdcache.models.building import Builder, Built, Family
 from kdcache.models.own import build_own
 from kdcache.models.preprocessing import chosen_preprocessing
@@ -29,8 +29,8 @@ from kdcache.models.registry import FAMILIES
 from kdcache.models.run_folders import model_spec
 from kdcache.models.specs import (
     WeightFiles,
-    has_named_weights,
     require_options,
+    require_trained,
     take_preprocessing,
     take_weights,
 )
@@ -82,7 +82,7 @@ def open_model(
     files = take_weights(spec, options)
     family = FAMILIES.get(spec.name)
     if trained:
-        _require_trained(spec, options, files)
+        require_trained(spec, options, files)
     if any(files) and family is not None and family.is_pretrained:
         options["pretrained"] = False  # the file has all weights: no others need be there
     head_classes: int | None = classes
@@ -149,21 +149,6 @@ def _load_backbone(module: Module, files: WeightFiles, spec: Spec, classes: int 
     assert classes is not None, "a backbone is opened for the classes of a source"
     backbone = _backbone(module, spec)
     load_weights(backbone, files.backbone, key=None, spec=spec, classes=classes, is_backbone=True)
-
-
-def _require_trained(spec: Spec, options: dict[str, Any], files: WeightFiles) -> None:
-    """Raise a ModelError if a teacher would have fresh weights; of the user's own functions nothing
-    is known."""
-    if files.has_new_head:
-        raise ModelError(
-            f"teacher {str(spec)!r} has a new head, which is not trained; leave out head"
-        )
-    if files.whole is not None or spec.name not in FAMILIES:
-        return
-    if not has_named_weights(spec, options):
-        raise ModelError(
-            f"teacher {str(spec)!r} has no weights; add weights=FILE or pretrained=true"
-        )
 
 
 def _without_weights(spec: Spec) -> Spec:

@@ -19,7 +19,7 @@ from kdcache.models.weight_formats import check_weight_file
 _WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".tar", ".ckpt")
 
 
-def check_model(text: str, *, asks_library: bool = True) -> None:
+def check_model(text: str, *, asks_library: bool = True, is_trained: bool = False) -> None:
     """Check what a model's spec names, without making a model: it, and its file of weights.
 
     Args:
@@ -27,16 +27,19 @@ def check_model(text: str, *, asks_library: bool = True) -> None:
         asks_library: whether the library is asked for a model of that name, where its sources are
             only read otherwise, or the user's module for the function and its options: they are
             imported for it.
+        is_trained: whether it must have trained weights, as a teacher must.
 
     Raises:
         UsageError: an unknown model; of the user's own functions also an unknown option.
-        ModelError: there is no such file of weights, or it is something else.
+        ModelError: there is no such file of weights, or it is something else, or what must
+            be trained has fresh weights.
     """
     spec = parse_spec(model_spec(text))
     require_options(spec)
     options = dict(spec.options)
     take_preprocessing(options)
-    for path in take_weights(spec, options):
+    files = take_weights(spec, options)
+    for path in files:
         check_weight_file(path)
     bare = Spec(spec.name, spec.arg, options)
     family = FAMILIES.get(spec.name)
@@ -49,6 +52,8 @@ def check_model(text: str, *, asks_library: bool = True) -> None:
         check_own(bare)
     else:
         require_module(bare, "model", FAMILIES, error=ModelError)
+    if is_trained:  # last: what is no model has no weights either
+        require_trained(spec, options, files)
 
 
 def require_options(spec: Spec) -> None:
@@ -138,6 +143,19 @@ def has_named_weights(spec: Spec, options: dict[str, Any]) -> bool:
         return False
     is_pretrained = options.get("pretrained", family.is_pretrained)
     return bool(is_pretrained or options.get("weights"))
+
+
+def require_trained(spec: Spec, options: dict[str, Any], files: WeightFiles) -> None:
+    """Raise a ModelError if what must be trained would have fresh weights; of the user's own
+    functions nothing is known."""
+    if files.has_new_head:
+        raise ModelError(
+            f"model {str(spec)!r} has a new head, which is not trained; leave out head"
+        )
+    if files.whole is not None or spec.name not in FAMILIES:
+        return
+    if not has_named_weights(spec, options):
+        raise ModelError(f"model {str(spec)!r} has no weights; add weights=FILE or pretrained=true")
 
 
 def _take_file(spec: Spec, options: dict[str, Any], name: str) -> Path | None:

@@ -64,6 +64,6 @@ def check_specs(config: EvaluateConfig) -> None:
             )
         read_text(config.class_map, "class map")
         known_classes(saved, config.classes)
-    check_model(saved.spec, asks_library=False)
+    check_model(saved.spec, asks_library=False, is_trained=True)
     if config.recipe is not None:
         recipe_table(config.recipe)

@@ -34,7 +34,7 @@ def checked_saved(text: str, *, task: str | None, recipe: str | None) -> SavedMo
             another task.
     """
     saved = find_model(text)
-    check_model(saved.spec, asks_library=False)
+    check_model(saved.spec, asks_library=False, is_trained=True)
     known_task(saved, task)
     if recipe is not None:
         recipe_table(recipe)

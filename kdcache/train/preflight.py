@@ -41,8 +41,9 @@ def check_training(config: TrainConfig, compute: Compute) -> None:
     if config.eval_recipe is not None:
         load_recipe(config.eval_recipe)
     check_window(config.eval_window)
-    for spec in filter(None, (config.student, config.teacher)):
-        check_model(spec)
+    check_model(config.student)
+    if config.teacher is not None:
+        check_model(config.teacher, is_trained=True)
 
 
 def require_writable(folder: Path, what: str) -> None:

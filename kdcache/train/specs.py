@@ -44,8 +44,10 @@ def check_specs(configs: Sequence[TrainConfig]) -> None:
     for data in _named((config.data, config.eval_data) for config in configs):
         check_source(data)
     # after the data: a module of the user's own that makes them may register a model with timm
-    for model in _named((config.student, config.teacher) for config in configs):
-        check_model(model, asks_library=False)
+    for student in _named((config.student,) for config in configs):
+        check_model(student, asks_library=False)
+    for teacher in _named((config.teacher,) for config in configs):
+        check_model(teacher, asks_library=False, is_trained=True)
 
 
 def _is_finished(config: TrainConfig) -> bool:
