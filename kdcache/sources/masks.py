@@ -15,7 +15,7 @@ from kdcache.errors import SourceError
 from kdcache.runtime.image_items import described
 from kdcache.runtime.images import UndecodableError, is_of_decoding
 from kdcache.runtime.text_files import path_bytes
-from kdcache.runtime.wording import ranges
+from kdcache.runtime.wording import named, ranges
 from kdcache.shapes import IGNORED
 from kdcache.sources.dataset import MapStyle
 from kdcache.sources.files import Numbers, Paths, are_files, spread_places
@@ -144,11 +144,14 @@ class MaskSource(MapStyle):
         return classes.astype(np.uint8)
 
     def _wrong_ids_message(self, wrong_ids: Array, index: int) -> str:
-        first_ids = ", ".join(map(str, wrong_ids[:5]))
+        ids = named(wrong_ids.tolist(), "id")
+        which = "which is no class"
+        if len(wrong_ids) > 1:
+            which = "which are no classes"
         class_ids = self._ids.keys() - {IGNORED}
         known_ids = ranges(class_ids, most_spans=len(class_ids))
         return (
-            f"{self._name(index)} has a mask with id {first_ids}, which is no class: known are"
+            f"{self._name(index)} has a mask with {ids}, {which}: known are"
             f" {known_ids}, and {IGNORED} where there is none;"
             f" {self._ids_hint.format(wrong_ids[0])}"
         )

@@ -31,8 +31,8 @@ def open_own_masks(dataset: Any, spec: Spec) -> MaskSource:
         class_names=names,
         ids=ids,
         ids_hint=(
-            "give the right number of classes, or say in its attribute `ids` which id is which:"
-            " {{{}: 255}} is an id without a class"
+            "give the right number of classes, or say in its attribute `ids` of every id which"
+            " class it is: {{{}: 255}} is an id without a class"
         ),
     )
 

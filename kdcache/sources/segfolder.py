@@ -180,7 +180,7 @@ def _tell_splits(name: str, root: str, options: SegFolderOptions, paths: list[st
 def _ids_hint(path: str | None) -> str:
     if path is None:
         return (
-            "give the right number of classes, or ids=FILE with lines ID,CLASS: `{},255` is an id"
-            " without a class"
+            "give the right number of classes, or ids=FILE with a line ID,CLASS for every id:"
+            " `{},255` is of one without a class"
         )
-    return f"add a line to {path}: `{{}},255` if it has no class"
+    return f"add a line for every id to {path}: `{{0}},CLASS`, or `{{0}},255` if it has no class"

@@ -140,7 +140,7 @@ class One:
     [
         (np.zeros((4, 3), np.uint8), r"sample 0 \(one.png\) of s has a mask of 3x4 pixels and an image of 4x3; both must"),
         (np.full((3, 4), 5), r"has a mask with id 5, which is no class: known are 0 to 2, and 255 where .*\(ids\)"),
-        (np.array([[-1, 300, 0, 255]] * 3), "has a mask with id -1, 300, which"),
+        (np.array([[-1, 300, 0, 255]] * 3), "has a mask with ids -1, 300, which are no classes"),
         (np.zeros((3, 4, 3), np.uint8), r"has an array uint8 \[3, 4, 3\] from 0 to 0 as its mask; a mask holds integers \[h"),
         (np.zeros((3, 4), np.float32), "has an array float32 .* as its mask; .*; make it uint8"),
         (np.zeros((3, 4), bool), "has an array bool .* as its mask; .*; make it uint8"),
@@ -268,12 +268,12 @@ def test_an_id_of_no_class_says_what_to_write(tmp_path: Path) -> None:
     )
     with pytest.raises(
         SourceError,
-        match=rf"{known}; add a line to {tmp_path}/ids.csv: `11,255` if it has no class",
+        match=rf"{known}; add a line for every id to {tmp_path}/ids.csv: `11,CLASS`, or `11,255`",
     ):
         open_source(spec).sample(0)
     with pytest.raises(
         SourceError,
-        match=r"id 11, 30, which is no class: .* lines ID,CLASS: `11,255` is an id without a class",
+        match=r"ids 11, 30, which are no classes: .* a line ID,CLASS for every id: `11,255` is of",
     ):
         open_source(spec.partition(",ids")[0]).sample(0)
 
