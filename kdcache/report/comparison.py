@@ -82,9 +82,12 @@ def verdict(groups: Sequence[Group], reference: Group) -> list[tuple[str, str]]:
             best_mean = mean
     if best is None or best_mean is None:
         return []
+    verb = "scores highest"
+    if len(groups) == 1:
+        verb = "scores"
     pieces = [
         (best.name, "name"),
-        (f" scores highest: {title_of(score)} ", ""),
+        (f" {verb}: {title_of(score)} ", ""),
         (f"{with_error(best_mean)} %", "number"),
         (f" in the last epoch, over {counted(best_mean.count, 'run')}.", ""),
     ]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdcache.config.spec import Spec, parse_spec
-from kdcache.errors import UsageError, one_line
+from kdcache.errors import UsageError, one_line, printable
 from kdcache.runtime.wording import without_common_folder
 
 MOST_CHARS = 48
@@ -26,8 +26,18 @@ def names_of(settings: Sequence[Mapping[str, Any]]) -> list[str]:
         values = [_text(group[key]) for group in settings]
         for place, value in enumerate(_short_values(values)):
             pieces[place].append(_piece(key, value))
-    names = [one_line(", ".join(texts), MOST_CHARS) for texts in pieces]
-    return _distinct(names)
+    return _distinct([_joined(texts) for texts in pieces])
+
+
+def _joined(pieces: Sequence[str]) -> str:
+    """Return pieces as one name; of too many those in the middle are left out whole."""
+    for num_hidden in range(len(pieces) - 1):
+        start = (len(pieces) - num_hidden + 1) // 2
+        shown = [*pieces[:start], *["..."] * min(num_hidden, 1), *pieces[start + num_hidden :]]
+        name = printable(", ".join(shown))
+        if len(name) <= MOST_CHARS:
+            return name
+    return one_line(", ".join(pieces), MOST_CHARS)
 
 
 def _piece(key: str, value: str) -> str:

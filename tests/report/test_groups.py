@@ -70,6 +70,19 @@ def test_names_are_short_and_tell_what_differs(settings: list[dict], names: list
     assert names_of(settings) == names
 
 
+def test_settings_in_the_middle_of_a_long_name_are_left_out_whole() -> None:
+    first = {"cache": "none", "recipe": "street.toml", "epochs": 20, "batch_size": 8}
+    last = {"student": "timm:resnet18", "loss": "ce", "optimizer.lr": 0.02}
+    other = {"student": "timm:vit_tiny", "loss": "dist", "optimizer.lr": 0.1}
+    settings = [{**first, **last}, {"cache": "r50", "recipe": "mine.toml", **other}]
+    settings[1] |= {"epochs": 2, "batch_size": 16}
+    names = names_of([{key: group[key] for key in settings[0]} for group in settings])
+    assert names == [
+        "no cache, street.toml, ..., ce, lr 0.02",
+        "r50, mine.toml, epochs 2, ..., dist, lr 0.1",
+    ]
+
+
 def test_names_stay_apart_where_they_are_cut() -> None:
     long = "x" * 200
     names = names_of([{"student": f"{long}a{long}"}, {"student": f"{long}b{long}"}])

@@ -107,6 +107,12 @@ def test_a_sentence_says_which_line_scores_highest(compared: tuple[Page, dict[st
     assert "\\x" not in page.text, "no escape in the page's own words"
 
 
+def test_a_line_alone_is_not_said_to_score_highest(tmp_path: Path) -> None:
+    forged_run(tmp_path / "run", rising(50))
+    page, _ = written(tmp_path, tmp_path / "run")
+    assert " scores: top-1 50.00 % in the last epoch, over 1 run." in "".join(page.texts)
+
+
 def test_scores_on_unlike_data_are_not_compared(tmp_path: Path) -> None:
     forged_run(tmp_path / "runs" / "a", rising(50), eval_data="digits:val")
     forged_run(tmp_path / "runs" / "b", rising(60), eval_data="digits:train")
