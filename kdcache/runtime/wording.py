@@ -18,7 +18,7 @@ def _form_of(number: int, noun: str) -> str:
     """Return a noun in its form after a number, of those that take s or es."""
     if number == 1:
         return noun
-    if noun.endswith(("s", "x", "ch", "sh")):
+    if noun.endswith(("s", "x", "sh", "tch")):
         return f"{noun}es"
     return f"{noun}s"
 

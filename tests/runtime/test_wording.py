@@ -49,10 +49,10 @@ def test_a_slow_rate_is_not_told_as_none() -> None:
 
 
 def test_nouns_are_in_their_form() -> None:
-    assert [counted(2, noun) for noun in ("box", "class", "batch", "map")] == [
+    assert [counted(2, noun) for noun in ("box", "class", "batch", "epoch")] == [
         "2 boxes",
         "2 classes",
         "2 batches",
-        "2 maps",
+        "2 epochs",
     ]
     assert counted(1, "box") == "1 box"
