@@ -115,8 +115,10 @@ class LocalFile:
 
     def __del__(self) -> None:
         """Close the file of a reader that is no longer needed."""
-        if hasattr(self, "_descriptor"):
+        try:  # noqa: SIM105 # when Python is taken down, anything may be gone, `suppress` too
             self.close()
+        except Exception:
+            pass
 
 
 def write_local(path: Path, parts: Parts) -> None:

@@ -7,7 +7,6 @@ import sys
 import time
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from types import TracebackType
@@ -103,8 +102,10 @@ class ViewLoader:
                 worker.join()
 
     def __del__(self) -> None:
-        with suppress(Exception):  # when Python is taken down, anything may be gone
+        try:  # noqa: SIM105 # when Python is taken down, anything may be gone, `suppress` too
             self.close()
+        except Exception:
+            pass
 
     def _start(self) -> Iterator[Batch | KdcacheError]:
         """Return an iterator over what the workers give; it knows those that it starts."""

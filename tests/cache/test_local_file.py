@@ -37,3 +37,17 @@ def test_every_byte_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         path.write_bytes(honest[:length])
         with pytest.raises(DamagedFileError):
             LocalFile(path).check()
+
+
+def test_a_file_that_outlives_its_module_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python sets what a module has to None before it takes the last objects away."""
+    path = tmp_path / "file.slab"
+    write_local(path, [b"some"])
+    file = LocalFile(path)
+    with monkeypatch.context() as end:
+        for name in [name for name in vars(local_file) if not name.startswith("__")]:
+            end.setattr(local_file, name, None)
+        file.__del__()
+    file.close()

@@ -14,6 +14,7 @@ from tiny_models import FewDigits, SlowDigits
 from view_loaders import end_early, loader_of
 
 from kdcache.runtime.stopping import SIGNALS
+from kdcache.views import loading
 
 
 def test_workers_pass_over_signals_from_their_birth_on() -> None:
@@ -44,6 +45,16 @@ def test_a_worker_in_the_middle_of_a_batch_is_not_waited_for() -> None:
     time.sleep(0.2)
     loader.close()
     assert len(workers) == 2 and not any(worker.is_alive() for worker in workers)
+
+
+def test_a_loader_that_outlives_its_module_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python sets what a module has to None before it takes the last objects away."""
+    loader = loader_of(FewDigits(4))
+    loader.close()
+    with monkeypatch.context() as end:
+        for name in [name for name in vars(loading) if not name.startswith("__")]:
+            end.setattr(loading, name, None)
+        loader.__del__()
 
 
 def test_a_process_that_ends_does_not_hang_for_its_workers(tmp_path: Path) -> None:
