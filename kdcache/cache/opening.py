@@ -75,9 +75,12 @@ def open_cache(path: str | Path | Storage) -> Cache:
         manifest = read_twice(lambda is_fresh: _read_manifest(folder, is_fresh))
         return Cache(folder, manifest)
     except FileNotFoundError:
+        reason = "it has no zarr.json"
+        if isinstance(path, str | Path) and not is_address(path) and not os.path.lexists(path):
+            reason = "there is no such folder"
         raise CacheError(
-            f"{path} is not a cache: it has no zarr.json; give the folder of one, or make"
-            " one with kdcache dump-teacher"
+            f"{path} is not a cache: {reason}; give the folder of one, or make one with kdcache"
+            " dump-teacher"
         ) from None
 
 

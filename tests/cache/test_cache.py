@@ -225,6 +225,11 @@ def test_what_is_no_cache_says_so(tmp_path: Path, root: bytes | None, message: s
         open_cache(tmp_path)
 
 
+def test_a_path_that_leads_nowhere_says_so(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match="gone is not a cache: there is no such folder; give"):
+        open_cache(tmp_path / "gone")
+
+
 def test_a_file_is_no_cache(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"mine")
     with pytest.raises(CacheError, match="is not a cache"):

@@ -96,7 +96,7 @@ class Reader(threading.Thread):
         try:
             cache = open_cache(self.path)
         except CacheError as error:
-            assert "it has no zarr.json" in str(error)
+            assert "is not a cache: " in str(error)
             return
         for seed, unit in units_before(self.seeds):
             try:
