@@ -217,10 +217,10 @@ def replace_file(
         with whole_file(path, kept_as=kept_as) as file:
             write(file)
     except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
         # of a file that cannot be written on, torch says at which byte of its own
-        if isinstance(error, RuntimeError):
-            reason = "the disk may be full"
+        reason = "the disk may be full"
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
         way_out = f"{what_is_kept(path.parent)}: make room and run again"
         raise KdcacheError(f"cannot write {path}: {reason}; {way_out}") from error
 
