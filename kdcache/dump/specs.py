@@ -1,5 +1,8 @@
 """What a dump names, checked before torch, data and teacher are there."""
 
+from kdcache.cache.documents.manifest import MANIFEST
+from kdcache.cache.opening import open_storage, probe_new
+from kdcache.cache.storage.protocol import is_address
 from kdcache.codecs import check_codec
 from kdcache.config.files import parse_seeds
 from kdcache.dump.config import DumpConfig
@@ -19,5 +22,9 @@ def check_specs(config: DumpConfig) -> None:
     if config.codec is not None:
         check_codec(config.codec)
     check_source(config.data)
+    storage = open_storage(config.cache)
+    # of one in a bucket that takes long to ask
+    if not is_address(config.cache) and not storage.exists(MANIFEST):
+        probe_new(storage, writes=False)
     # after the data: a module of the user's own that makes them may register a model with timm
     check_model(config.teacher, asks_library=False, is_trained=True)

@@ -123,6 +123,26 @@ def require_writable(path: Path) -> None:
         raise UsageError(f"cannot write {path}: folder {folder} is read-only; write elsewhere")
 
 
+def require_writable_folder(folder: Path, what: str) -> None:
+    """Check that a folder that the user names can be written, or made; nothing is.
+
+    Args:
+        folder: that they name.
+        what: it is, for messages.
+
+    Raises:
+        UsageError: it cannot, or a file lies there.
+    """
+    nearest = folder.absolute()
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    where = f"{what} {folder}: {nearest}"
+    if not nearest.is_dir():
+        raise UsageError(f"{where} is no folder; choose another place")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(f"{where} cannot be written; choose another place")
+
+
 def require_new_folder(path: Path) -> None:
     """Check that a folder that the user names can be made, or is empty, before the work that it is
     to hold.

@@ -25,7 +25,7 @@ from kdcache.train.config import TrainConfig
 from kdcache.train.data import OpenedStudent, TrainingData
 from kdcache.train.optim import make_optimizer
 from kdcache.train.parts import weight_average
-from kdcache.train.run_folder import batch_size_of
+from kdcache.train.run_settings import batch_size_of
 from kdcache.views import Batch, ViewDataset
 from kdcache.views.repeated import few_views, repeated_batch
 

@@ -21,7 +21,8 @@ from kdcache.train.batch_size import part_that_fits, with_batch_size
 from kdcache.train.config import TrainConfig
 from kdcache.train.data import TrainingData
 from kdcache.train.one_pass import require_one_pass
-from kdcache.train.run_folder import check_folder, last_checkpoint, with_student_spec
+from kdcache.train.run_folder import last_checkpoint
+from kdcache.train.run_settings import check_folder, with_student_spec
 from kdcache.train.side_by_side import (
     batches_of_steps,
     own_parts,

@@ -1,6 +1,5 @@
 """What can be known to be wrong with a training before its data and models are opened."""
 
-import os
 from pathlib import Path
 
 from kdcache.config.files import parse_seeds
@@ -8,6 +7,7 @@ from kdcache.errors import UsageError
 from kdcache.models.specs import check_model
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
+from kdcache.runtime.files import require_writable_folder
 from kdcache.runtime.wording import counted
 from kdcache.tasks.windows import check_window
 from kdcache.train.config import TrainConfig
@@ -27,7 +27,7 @@ def check_training(config: TrainConfig, compute: Compute) -> None:
     if config.tensorboard:
         summary_writer()
     if config.slab_dir is not None:
-        require_writable(Path(config.slab_dir), "slab_dir")
+        require_writable_folder(Path(config.slab_dir), "slab_dir")
     check_optimizer(config.optimizer)
     check_schedule(config.schedule, epochs=config.epochs)
     if config.schedule.name != "none" and config.schedule.warmup_epochs >= config.epochs:
@@ -44,19 +44,3 @@ def check_training(config: TrainConfig, compute: Compute) -> None:
     check_model(config.student)
     if config.teacher is not None:
         check_model(config.teacher, is_trained=True)
-
-
-def require_writable(folder: Path, what: str) -> None:
-    """Check that a folder can be written, or made; nothing is.
-
-    Raises:
-        UsageError: it cannot, or a file lies there.
-    """
-    nearest = folder.absolute()
-    while not nearest.exists() and nearest != nearest.parent:
-        nearest = nearest.parent
-    where = f"{what} {folder}: {nearest}"
-    if not nearest.is_dir():
-        raise UsageError(f"{where} is no folder; choose another place")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UsageError(f"{where} cannot be written; choose another place")

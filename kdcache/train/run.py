@@ -45,14 +45,8 @@ from kdcache.train.outlook import Outlook
 from kdcache.train.overview import overview, run_names
 from kdcache.train.result import run_result, say_epoch
 from kdcache.train.run_files import COMMAND, CONFIG_FILE, METRICS_FILE, RESULT_FILE
-from kdcache.train.run_folder import (
-    check_folder,
-    finished_result,
-    last_checkpoint,
-    own_folder,
-    say_finished,
-    with_student_spec,
-)
+from kdcache.train.run_folder import finished_result, last_checkpoint, own_folder, say_finished
+from kdcache.train.run_settings import check_folder, with_student_spec
 from kdcache.train.side_by_side import StudentRun, train_epochs
 from kdcache.train.trainer import Trainer
 

@@ -1,53 +1,38 @@
-"""The folder of a run: whose run it is, and what it already holds."""
+"""The folder of a run: what it already holds."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kdcache.config.files import load_config, parse_config
+from kdcache.config.files import parse_config
 from kdcache.errors import MismatchError, UsageError
-from kdcache.models.run_folders import model_spec
-from kdcache.runtime.batch_size import chosen
 from kdcache.runtime.console import say
 from kdcache.runtime.contrast import joined
 from kdcache.train.checkpoint import held_folder, load_checkpoint, make_folder, path_before
 from kdcache.train.config import TrainConfig
 from kdcache.train.differences import FREE, PLACES, may_extend, settings_differences
 from kdcache.train.metrics_reading import is_of_epochs, read_metrics, read_result
-from kdcache.train.preflight import require_writable
 from kdcache.train.run_files import (
     BEST_FILE,
     CHECKPOINT_FILE,
     COMMAND,
-    CONFIG_FILE,
     METRICS_FILE,
     RESULT_FILE,
     STUDENT_FILE,
 )
+from kdcache.train.run_settings import is_run, saved_config
 
 SETTINGS_KEY = "settings"
 """In a checkpoint: those of the run that it is of, as `config.toml` has them."""
 
 
-def with_student_spec(config: TrainConfig) -> TrainConfig:
-    """Return a configuration that names its student by a spec, not by the folder of another run,
-    which may be gone when this one is resumed or evaluated.
-
-    Raises:
-        UsageError: there is no such folder, or it is no run.
-        KdcacheError: that run has no weights yet.
-    """
-    return replace(config, student=model_spec(config.student))
-
-
 def finished_result(run: Path, config: TrainConfig) -> dict[str, Any] | None:
     """Return the result of the run if it has come to its end with this very configuration; there is
     nothing to open then."""
-    if not (run / RESULT_FILE).exists() or not _is_run(run):
+    if not (run / RESULT_FILE).exists() or not is_run(run):
         return None
-    if settings_differences(_saved_config(run), config, free=FREE):
+    if settings_differences(saved_config(run), config, free=FREE):
         return None
     result = read_result(run / RESULT_FILE)
     if result is None:
@@ -68,17 +53,6 @@ def finished_result(run: Path, config: TrainConfig) -> dict[str, Any] | None:
     return result
 
 
-def batch_size_of(run: Path) -> int | None:
-    """Return the batch size that a run was begun with; None of a folder that is no run's.
-
-    Raises:
-        UsageError: its settings are damaged.
-    """
-    if not _is_run(run):
-        return None
-    return chosen(_saved_config(run).batch_size)
-
-
 def say_finished(results: Sequence[Mapping[str, Any]], num_runs: int) -> None:
     """Say that some of `num_runs` runs had come to their end before, and have these results."""
     way_out = "nothing was trained; a new run takes a new folder"
@@ -92,73 +66,6 @@ def say_finished(results: Sequence[Mapping[str, Any]], num_runs: int) -> None:
         say(f"note: all {num_runs} runs are finished: these are their results, {way_out}")
     else:
         say(f"note: {len(results)} of {num_runs} runs are finished: for them {way_out}")
-
-
-def check_folder(run: Path, config: TrainConfig) -> None:
-    """Check that the run's folder can be written, and is new, or was started so.
-
-    Raises:
-        MismatchError: it is that of a run with other settings.
-        UsageError: it cannot be written, or is not empty and no run's.
-    """
-    require_writable(run, "run")
-    if _is_run(run):
-        saved_config = _saved_config(run)
-        free: tuple[str, ...] = FREE + PLACES
-        if may_extend(saved_config, config):
-            free += ("epochs",)
-            say(f"note: training is extended from {saved_config.epochs} to {config.epochs} epochs")
-        if lines := settings_differences(saved_config, config, free=free):
-            raise MismatchError(
-                f"run {run} was started otherwise ({joined(lines)}); choose a new folder, or the"
-                f" same settings{_advice_on_epochs(saved_config, config)}"
-            )
-    elif run.exists() and (not run.is_dir() or _holds_other_files(run)):
-        raise UsageError(f"run {run} is not empty and not a run; choose a new folder")
-
-
-def _is_run(run: Path) -> bool:
-    """Return whether a folder is that of a run; a file `config.toml` alone may be a user's own."""
-    if not (run / CONFIG_FILE).exists():
-        return False
-    return (run / METRICS_FILE).exists() or (run / CHECKPOINT_FILE).exists()
-
-
-def _holds_other_files(run: Path) -> bool:
-    """Return whether a folder holds more than a run that was killed in its first moment leaves: an
-    empty file of metrics."""
-    for path in run.iterdir():
-        if path.name.startswith("."):
-            continue
-        if path != run / METRICS_FILE or path.stat().st_size > 0:
-            return True
-    return False
-
-
-def _saved_config(run: Path) -> TrainConfig:
-    """Return the settings in the run's folder.
-
-    Raises:
-        UsageError: the file is damaged.
-    """
-    file = str(run / CONFIG_FILE)
-    try:
-        return load_config(TrainConfig, COMMAND, file=file, flags={}, is_ours=True)
-    except UsageError as error:
-        raise UsageError(
-            f"run {run}: its own {CONFIG_FILE} is damaged ({error}); restore it from a copy, or"
-            " choose a new folder"
-        ) from error
-
-
-def _advice_on_epochs(saved_config: TrainConfig, config: TrainConfig) -> str:
-    """Return why a run is not extended, if only that was wanted."""
-    if config.epochs <= saved_config.epochs or config.schedule != saved_config.schedule:
-        return ""
-    return (
-        f"; the rates of schedule {config.schedule.name} depend on the number of epochs: those of"
-        " step, multistep and none do not"
-    )
 
 
 @contextmanager
@@ -185,13 +92,13 @@ def last_checkpoint(run: Path, config: TrainConfig) -> dict[str, Any] | None:
     if text is None:  # of an older kdcache
         return checkpoint
     try:
-        saved_config = parse_config(TrainConfig, COMMAND, text)
+        old_config = parse_config(TrainConfig, COMMAND, text)
     except UsageError:  # of another version, which had other settings
         return checkpoint
     free: tuple[str, ...] = FREE + PLACES
-    if may_extend(saved_config, config):
+    if may_extend(old_config, config):
         free += ("epochs",)
-    if lines := settings_differences(saved_config, config, free=free):
+    if lines := settings_differences(old_config, config, free=free):
         raise MismatchError(
             f"checkpoint {path} is that of another run ({joined(lines)}); restore this"
             " run's own from a copy, or choose a new folder"

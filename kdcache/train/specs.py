@@ -11,22 +11,32 @@ from kdcache.config.user_functions import require_module
 from kdcache.errors import KdcacheError
 from kdcache.loader.cache_specs import parse_cache
 from kdcache.models.specs import check_model
+from kdcache.runtime.batch_size import AUTO
+from kdcache.runtime.console import nothing_said
 from kdcache.sources import check_source
 from kdcache.train.config import TrainConfig
 from kdcache.train.metrics_reading import is_of_epochs, read_result
 from kdcache.train.optim import check_optimizer_name
 from kdcache.train.run_files import RESULT_FILE
+from kdcache.train.run_settings import check_folder, with_student_spec
 from kdcache.views import recipe_table
 
 
 def check_specs(configs: Sequence[TrainConfig]) -> None:
     """Check names, options and paths, as far as that takes no torch, each once; of a run that has
-    come to its end nothing is opened, and nothing need be there.
+    come to its end only the settings are looked at, and nothing need be there.
 
     Raises:
         KdcacheError: one of them is unknown, or not there.
+        MismatchError: a run was started with other settings.
     """
-    configs = [config for config in configs if not _is_finished(config)]
+    _check_names([config for config in configs if not _is_finished(config)])
+    for config in configs:
+        _check_folder(config)
+
+
+def _check_names(configs: Sequence[TrainConfig]) -> None:
+    """Check what runs name."""
     for config in configs:
         if config.seeds is not None:
             parse_seeds(config.seeds)
@@ -48,6 +58,14 @@ def check_specs(configs: Sequence[TrainConfig]) -> None:
         check_model(student, asks_library=False)
     for teacher in _named((config.teacher,) for config in configs):
         check_model(teacher, asks_library=False, is_trained=True)
+
+
+def _check_folder(config: TrainConfig) -> None:
+    """Check that a run may be begun in its folder, or go on there; notes come later."""
+    if config.batch_size == AUTO:  # the number that the run has is not known yet
+        return
+    with nothing_said():
+        check_folder(Path(config.run), with_student_spec(config))
 
 
 def _is_finished(config: TrainConfig) -> bool:

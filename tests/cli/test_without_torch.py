@@ -1,6 +1,7 @@
 """What needs no tensor does not import torch: looking at caches, copying them, and the line that says
 what is wrong with a command."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ from layouts import LAYOUTS, manifest_fields, row_codec_of
 
 from kdcache.cache import create_cache
 from kdcache.codecs import with_layout
-from kdcache.errors import KdcacheError
+from kdcache.errors import KdcacheError, MismatchError
 from kdcache.train.config import TrainConfig
 from kdcache.train.specs import check_specs
 
@@ -199,8 +200,31 @@ def test_the_process_has_no_torch(tmp_path: Path) -> None:
 
 
 def test_what_a_finished_run_was_made_from_may_be_gone(tmp_path: Path) -> None:
-    config = TrainConfig(run=str(tmp_path), student="timm:x", cache="/nowhere", data="digits")
+    run = tmp_path / "run"
+    settings: dict[str, Any] = {"student": "timm:x", "cache": "/nowhere", "data": "digits"}
+    config = TrainConfig(run=str(run), epochs=5, **settings)
     with pytest.raises(KdcacheError, match="/nowhere"):
         check_specs([config])
-    (tmp_path / "result.json").write_text(json.dumps({"epochs": config.epochs}))
+    forged_run(run, rising(50), **settings, recipe=None, loss=config.loss)
     check_specs([config])
+    with pytest.raises(MismatchError, match="run_seed: 0 there, 3 now"):
+        check_specs([dataclasses.replace(config, run_seed=3)])
+
+
+def test_a_folder_with_something_else_in_it_is_told_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/a.txt").touch()
+    train = ("train-student", "notes", *TRAIN[2:], "--recipe", "digits", "--loss", "ce")
+    commands = [("dump-teacher", "notes", *DUMP[2:], *TEACHER), train]
+    for words, (code, line) in zip(commands, last_lines(tmp_path, commands), strict=True):
+        assert code in (1, 2) and "notes is not empty and not a" in line, (words, line)
+
+
+def test_other_settings_of_a_run_are_told_without_torch(tmp_path: Path) -> None:
+    for is_finished in (True, False):
+        settings = {"student": "timm:test_resnet", "is_finished": is_finished}
+        forged_run(tmp_path / f"run-{is_finished}", rising(50), **settings)
+    options = ("--recipe", "digits", "--loss", "ce", "--epochs", "5", "--run-seed", "1")
+    commands = [("train-student", f"run-{end}", *TRAIN[2:], *options) for end in (True, False)]
+    for code, line in last_lines(tmp_path, commands):
+        assert code == 1 and "was started otherwise (run_seed: 0 there, 1 now" in line, line

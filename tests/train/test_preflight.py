@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from tiny_models import conv
 
 from kdcache.errors import KdcacheError, UsageError
+from kdcache.runtime.files import require_writable_folder
 from kdcache.train import metrics_log
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 from kdcache.train.plan import plan_training
-from kdcache.train.preflight import require_writable
 from kdcache.train.run import train_student
 
 NOT_OPENED = "tiny_models:no_such_data"
@@ -104,13 +104,13 @@ def test_a_run_that_cannot_be_written_is_told_before_data_are_looked_at(tmp_path
 def test_a_folder_without_permission_is_told(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(UsageError, match="locked cannot be written; choose another place"):
-        require_writable(tmp_path / "locked" / "a" / "b", "run")
+        require_writable_folder(tmp_path / "locked" / "a" / "b", "run")
 
 
 def test_a_read_only_file_system_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(UsageError, match=f"run {tmp_path}/a: {tmp_path} cannot be written"):
-        require_writable(tmp_path / "a", "run")
+        require_writable_folder(tmp_path / "a", "run")
 
 
 def test_tensorboard_that_is_not_there_is_told_before_data_are_looked_at(
