@@ -35,7 +35,7 @@ from kdcache.runtime.files import whole_file
 from kdcache.runtime.wording import counted
 from kdcache.version import __version__
 
-_MOST_TOLD = 60
+_MOST_TOLD = 160
 """Characters of a setting below the title."""
 _NOT_EVALUATED = "Left out, as asked: weights and data were not looked at."
 

@@ -113,6 +113,13 @@ def test_a_line_alone_is_not_said_to_score_highest(tmp_path: Path) -> None:
     assert " scores: top-1 50.00 % in the last epoch, over 1 run." in "".join(page.texts)
 
 
+def test_the_data_below_the_title_tell_their_part(tmp_path: Path) -> None:
+    data = f"segfolder:/data/{'street/' * 8}set,images=images/val/{{}}.jpg,classes=names.txt"
+    forged_run(tmp_path / "run", rising(50), eval_data=data)
+    page, _ = written(tmp_path, tmp_path / "run")
+    assert f"eval data {data}" in page.text
+
+
 def test_scores_on_unlike_data_are_not_compared(tmp_path: Path) -> None:
     forged_run(tmp_path / "runs" / "a", rising(50), eval_data="digits:val")
     forged_run(tmp_path / "runs" / "b", rising(60), eval_data="digits:train")
