@@ -22,7 +22,8 @@ class PredictConfig:
     model: str
     """The folder of a run, or the spec of a model with its weights."""
     out: str
-    """What is written: a file, `.csv` or `.parquet`, or of segmentation a new folder."""
+    """What is written: a file, `.csv` or `.parquet`, or `.json` for COCO's results of detection; of
+    segmentation a new folder."""
     data: str | None = None
     """A folder of images or one image, without labels, or the spec of a source; by default the
     run's evaluation data."""
