@@ -24,6 +24,7 @@ from kdcache.sources.protocol import (
     Source,
     annotation_ids_of,
     class_names_of,
+    splits_of,
 )
 from kdcache.sources.registry import check_source, open_source
 from kdcache.sources.tars import TarSource
@@ -47,6 +48,7 @@ __all__ = [
     "open_plain_images",
     "open_source",
     "path_of_images",
+    "splits_of",
     "stored_image",
     "stored_target",
 ]

@@ -112,6 +112,13 @@ def annotation_ids_of(source: Source) -> AnnotationIds | None:
     return ids
 
 
+def splits_of(source: Source) -> tuple[str, ...]:
+    """Return the names of the splits of a source's data set, its own among them; none if it does
+    not tell, as most."""
+    splits: tuple[str, ...] = getattr(source, "splits", ())
+    return splits
+
+
 def sample_name(spec: str, index: int, key: str) -> str:
     """Return what messages call a sample."""
     return f"sample {index} ({key}) of {spec}"
