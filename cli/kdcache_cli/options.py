@@ -19,7 +19,7 @@ TASK = click.option(
 )
 
 
-def _number_or_text(text: str) -> int | str:
+def number_or_text(text: str) -> int | str:
     """Return the whole number that a text spells, or the text, of which the configuration says that
     it may only be `auto`."""
     try:
@@ -30,7 +30,7 @@ def _number_or_text(text: str) -> int | str:
 
 BATCH_SIZE = click.option(
     "--batch-size",
-    type=_number_or_text,
+    type=number_or_text,
     help="Views per batch, or auto, which tries how many suit the device  [256].",
     metavar="N|auto",
 )
@@ -67,7 +67,10 @@ _MAPS = (
 )
 _RERUN = (
     click.option(
-        "--batch-size", type=int, help="Views per batch of --teacher  [256].", metavar="N"
+        "--batch-size",
+        type=number_or_text,
+        help="Views per batch of --teacher, or auto, which tries how many suit the device  [256].",
+        metavar="N|auto",
     ),
     *_PLACE,
     click.option(

@@ -1,7 +1,7 @@
 """`batch_size auto` of commands that only run models: how many views at once are fastest."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from kdcache.models.vision_model import VisionModel
 from kdcache.runtime.batch_size import AUTO, BatchSize, Trials, fastest_size
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
+from kdcache.shapes import Rows
 from kdcache.sources import Source
 from kdcache.views import Batch, Recipe, ViewDataset
 from kdcache.views.repeated import few_views, repeated_batch
@@ -36,6 +37,31 @@ def fastest_batch(
     Raises:
         KdcacheError: not even one view fits into memory, or none of the first few can be read.
     """
+    order = np.arange(len(source))
+    input_size = model.preprocessing.size
+    dataset = ViewDataset(source, recipe, order, sizes=[input_size], skip_unreadable=True)
+    return fastest_batch_of_views([model], dataset, order, compute, size)
+
+
+def fastest_batch_of_views(
+    models: Sequence[VisionModel],
+    dataset: ViewDataset,
+    rows: Rows,
+    compute: Compute,
+    size: BatchSize,
+) -> int:
+    """Return how many views models that run together take at once, see `fastest_batch`.
+
+    Args:
+        models: that are to be run, each on the views of its input size.
+        dataset: the views.
+        rows: that are to be run on; a few of them are rendered.
+        compute: where and how the models run.
+        size: as the user says it.
+
+    Raises:
+        KdcacheError: not even one view fits into memory, or none of the first few can be read.
+    """
     if size != AUTO:
         return size
     # a compiled model would be compiled again for each size
@@ -44,13 +70,10 @@ def fastest_batch(
 
     def run(batch: Batch) -> None:
         batches = [batch] * num_batches
-        deque(run_models([model], batches, eager), maxlen=0)
+        deque(run_models(models, batches, eager), maxlen=0)
 
-    order = np.arange(len(source))
-    input_size = model.preprocessing.size
-    dataset = ViewDataset(source, recipe, order, sizes=[input_size], skip_unreadable=True)
-    few = few_views(dataset, order)
-    return fastest_run(run, few, compute, most=len(source), num_batches=num_batches)
+    few = few_views(dataset, rows)
+    return fastest_run(run, few, compute, most=len(rows), num_batches=num_batches)
 
 
 def fastest_run(
