@@ -28,12 +28,18 @@ def _number_or_text(text: str) -> int | str:
         return text
 
 
-BATCH_SIZE = click.option(
-    "--batch-size",
-    type=_number_or_text,
-    help="Views per batch, or auto, which tries how many suit the device  [256].",
-    metavar="N|auto",
-)
+def _batch_size(usual: str) -> Callable[[F], F]:
+    return click.option(
+        "--batch-size",
+        type=_number_or_text,
+        help=f"Views per batch, or auto, which tries how many suit the device  [{usual}].",
+        metavar="N|auto",
+    )
+
+
+_USUAL_BATCH_SIZE = "256, on a CPU fewer large ones"
+BATCH_SIZE = _batch_size(_USUAL_BATCH_SIZE)
+TRAINING_BATCH_SIZE = _batch_size("256")
 _PLACE = (
     click.option(
         "--workers",
@@ -67,7 +73,10 @@ _MAPS = (
 )
 _RERUN = (
     click.option(
-        "--batch-size", type=int, help="Views per batch of --teacher  [256].", metavar="N"
+        "--batch-size",
+        type=int,
+        help=f"Views per batch of --teacher  [{_USUAL_BATCH_SIZE}].",
+        metavar="N",
     ),
     *_PLACE,
     click.option(
@@ -78,7 +87,6 @@ _RERUN = (
     ),
 )
 _SHARED = (
-    BATCH_SIZE,
     *_COMPUTE,
     click.option(
         "--config",

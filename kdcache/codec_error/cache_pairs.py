@@ -24,6 +24,7 @@ from kdcache.codecs import codec_spec
 from kdcache.codecs.full import EXACT_DTYPES
 from kdcache.errors import CacheError, UsageError
 from kdcache.models.model import open_model
+from kdcache.runtime.batch_size import usual_batch_size
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.shapes import Records, Rows, ViewLogits
 from kdcache.sources import open_source
@@ -49,7 +50,8 @@ def pairs_from_cache(
         views: about how many rows to take.
         student: spec of the proxy student, with its weights.
         data: spec of the cache's source, whose images the student looks at.
-        batch_size: views of one of the student's forward passes.
+        batch_size: views of one of the student's forward passes at most; on a CPU there are fewer
+            large ones.
         compute: where and how the student runs.
 
     Raises:
@@ -113,7 +115,8 @@ def _pairs_with_student(
     dataset = ViewDataset(
         source, recipe, cache.order, sizes=[model.preprocessing.size], skip_unreadable=True
     )
-    requests = batches_of_rows(rows, [seed], batch_size)
+    at_once = min(batch_size, usual_batch_size(compute.device.type, [model.preprocessing.size]))
+    requests = batches_of_rows(rows, [seed], at_once)
     ran = run_on_views([model], dataset, requests, compute)
     is_read = np.isin(rows, ran.rows)
     return Pairs(

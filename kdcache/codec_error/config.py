@@ -30,7 +30,7 @@ class CodecErrorConfig:
     """Specs of the codecs; by default a ladder over all of them."""
     tau: tuple[float, ...] = (1.0, 4.0)
     batch_size: tuple[int, ...] = (256,)
-    """Rows of a batch of the loss; the smallest is also that of the models."""
+    """Rows of a batch of the loss; models see at most as many views at once as the smallest has."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:

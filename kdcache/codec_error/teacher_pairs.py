@@ -22,6 +22,7 @@ from kdcache.codec_error.whole_views import num_whole_views, whole_views
 from kdcache.errors import UsageError
 from kdcache.models.model import open_model
 from kdcache.models.vision_model import TeacherLogits, VisionModel, head_weight
+from kdcache.runtime.batch_size import usual_batch_size
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.shapes import Logits, Rows
@@ -54,7 +55,7 @@ def pairs_from_teacher(
         recipe: name or TOML file of the recipe.
         views: about how many views to take.
         student: spec of the proxy student, with its weights.
-        batch_size: views of one forward pass.
+        batch_size: views of one forward pass at most; on a CPU there are fewer large ones.
         compute: where and how the models run.
 
     Raises:
@@ -69,8 +70,10 @@ def pairs_from_teacher(
         if spec is not None:
             model = open_model(spec, classes=source.classes, recipe=view_recipe, trained=True)
             models.append(model)
+    sizes = [model.preprocessing.size for model in models]
+    at_once = min(batch_size, usual_batch_size(device.device.type, sizes))
     return pairs_of_models(
-        models, source, view_recipe, views=views, batch_size=batch_size, compute=device
+        models, source, view_recipe, views=views, batch_size=at_once, compute=device
     )
 
 

@@ -32,6 +32,7 @@ from kdcache.errors import (
 )
 from kdcache.models.model import open_model
 from kdcache.models.vision_model import VisionModel
+from kdcache.runtime.batch_size import usual_batch_size
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.sources import Source
@@ -47,7 +48,6 @@ from kdcache.verify.views import check_views, probed_commits
 
 TEACHER_VIEWS = 64
 """Views that are rendered and run again where a teacher is given and no number."""
-_BATCH_SIZE = 256
 _FAULTS = (CacheError, CodecError, ViewMismatchError, UnreadableSampleError)
 """What is wrong with the cache, or with what it was made from, rather than with the command."""
 
@@ -79,7 +79,7 @@ def verify_cache(
         data: spec of the source for these; by default the images that the cache holds.
         teacher: spec of the teacher, to run it again on as many views and compare its logits with
             the records.
-        batch_size: views of one of its forward passes; by default 256.
+        batch_size: views of one of its forward passes; by default 256, on a CPU fewer large ones.
         compute: where and how it runs; by default in the precision of the dump.
         report: file that gets a line of JSON for each unit that was checked. Units of which it says
             already that they are whole are not read again; only their commits are.
@@ -134,7 +134,8 @@ def verify_cache(
                     source,
                     model,
                     views=num_views,
-                    batch_size=batch_size or _BATCH_SIZE,
+                    batch_size=batch_size
+                    or usual_batch_size(device.device.type, [model.preprocessing.size]),
                     compute=device,
                 )
                 faults += logits_faults(cache, model, result["teacher"])
