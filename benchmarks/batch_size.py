@@ -63,11 +63,12 @@ class Point(NamedTuple):
 
 def write_images(folder: Path, length: int) -> None:
     """Write photographs, small images, and a few of these as image folders."""
-    photographs = [jpeg(seed, *PHOTOGRAPH) for seed in range(DISTINCT)]
-    small = [jpeg(seed, SMALL_SIDE, SMALL_SIDE) for seed in range(DISTINCT)]
+    num_distinct = min(length, DISTINCT)
+    photographs = [jpeg(seed, *PHOTOGRAPH) for seed in range(num_distinct)]
+    small = [jpeg(seed, SMALL_SIDE, SMALL_SIDE) for seed in range(num_distinct)]
     _write_folder(folder / "photographs", photographs, length)
     _write_folder(folder / "small", small, length * INPUTS["small"].times)
-    _write_folder(folder / "few", small, DISTINCT)
+    _write_folder(folder / "few", small, num_distinct)
 
 
 def _write_folder(folder: Path, files: list[bytes], length: int) -> None:
