@@ -28,12 +28,18 @@ def number_or_text(text: str) -> int | str:
         return text
 
 
-BATCH_SIZE = click.option(
-    "--batch-size",
-    type=number_or_text,
-    help="Views per batch, or auto, which tries how many suit the device  [256].",
-    metavar="N|auto",
-)
+def _batch_size(usual: str, of: str = "") -> Callable[[F], F]:
+    return click.option(
+        "--batch-size",
+        type=number_or_text,
+        help=f"Views per batch{of}, or auto, which tries how many suit the device  [{usual}].",
+        metavar="N|auto",
+    )
+
+
+_USUAL_BATCH_SIZE = "256, on a CPU fewer large ones"
+BATCH_SIZE = _batch_size(_USUAL_BATCH_SIZE)
+TRAINING_BATCH_SIZE = _batch_size("256")
 _PLACE = (
     click.option(
         "--workers",
@@ -66,12 +72,7 @@ _MAPS = (
     ),
 )
 _RERUN = (
-    click.option(
-        "--batch-size",
-        type=number_or_text,
-        help="Views per batch of --teacher, or auto, which tries how many suit the device  [256].",
-        metavar="N|auto",
-    ),
+    _batch_size(_USUAL_BATCH_SIZE, of=" of --teacher"),
     *_PLACE,
     click.option(
         "--precision",
@@ -81,7 +82,6 @@ _RERUN = (
     ),
 )
 _SHARED = (
-    BATCH_SIZE,
     *_COMPUTE,
     click.option(
         "--config",

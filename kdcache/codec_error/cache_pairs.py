@@ -23,9 +23,9 @@ from kdcache.codec_error.whole_views import WHOLE_VIEWS, whole_views
 from kdcache.codecs import codec_spec
 from kdcache.codecs.full import EXACT_DTYPES
 from kdcache.errors import CacheError, UsageError
-from kdcache.models.batch_trial import fastest_batch_of_views
+from kdcache.models.batch_trial import settled_batch_of_views
 from kdcache.models.model import open_model
-from kdcache.runtime.batch_size import BatchSize
+from kdcache.runtime.batch_size import BatchSize, at_most, usual_batch_size
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.shapes import Records, Rows, ViewLogits
 from kdcache.sources import open_source
@@ -51,8 +51,8 @@ def pairs_from_cache(
         views: about how many rows to take.
         student: spec of the proxy student, with its weights.
         data: spec of the cache's source, whose images the student looks at.
-        batch_size: views of one of the student's forward passes; `auto` tries how many are
-            fastest.
+        batch_size: views of one of the student's forward passes at most, on a CPU fewer large
+            ones; `auto` tries how many are fastest.
         compute: where and how the student runs.
 
     Raises:
@@ -116,7 +116,8 @@ def _pairs_with_student(
     dataset = ViewDataset(
         source, recipe, cache.order, sizes=[model.preprocessing.size], skip_unreadable=True
     )
-    size = fastest_batch_of_views([model], dataset, rows, compute, batch_size)
+    usual = usual_batch_size(compute.device.type, [model.preprocessing.size])
+    size = settled_batch_of_views([model], dataset, rows, compute, at_most(usual, batch_size))
     requests = batches_of_rows(rows, [seed], size)
     ran = run_on_views([model], dataset, requests, compute)
     is_read = np.isin(rows, ran.rows)

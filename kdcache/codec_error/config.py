@@ -33,8 +33,9 @@ class CodecErrorConfig:
     """Specs of the codecs; by default a ladder over all of them."""
     tau: tuple[float, ...] = (1.0, 4.0)
     batch_size: tuple[BatchSize, ...] = (_ROWS,)
-    """Rows of a batch of the loss; the smallest is also that of the models. `auto`, alone or among
-    them, is for the models, of which it tries on the device how many views are fastest."""
+    """Rows of a batch of the loss; models see at most as many views at once as the smallest has.
+    `auto`, alone or among them, is for the models, of which it tries on the device how many views
+    are fastest."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:

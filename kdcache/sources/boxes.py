@@ -146,8 +146,9 @@ class BoxSource(MapStyle):
             UnreadableSampleError: the image cannot be decoded.
             SourceError: boxes that are not finite, too many, or do not belong to the image.
         """
-        image, target = self._pair(index, contents)
-        objects = self._kind.checked(target, image, self.classes, self._name(index))
+        name = self._name(index)
+        image, target = self._pair(index, name, contents)
+        objects = self._kind.checked(target, image, self.classes, name)
         return Sample(image, objects)
 
     def known_targets(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdcache.errors import MismatchError, UnreadableSampleError, UsageError, quoted
-from kdcache.models.batch_trial import fastest_batch
+from kdcache.models.batch_trial import settled_batch_size
 from kdcache.models.inference import run_on_device
 from kdcache.models.vision_model import VisionModel
 from kdcache.runtime.console import progress, say
@@ -160,7 +160,7 @@ def _predict(
     size = None if task.scores_whole_images else model.preprocessing.size
     batch_size = 1  # of views as large as their images
     if recipe.at(size).size is not None:
-        batch_size = fastest_batch(model, images, recipe, compute, config.batch_size)
+        batch_size = settled_batch_size(model, images, recipe, compute, config.batch_size)
     loader = _loader(batch_size, images, recipe, size, compute)
     reasons: list[str] = []
 

@@ -15,7 +15,7 @@ from kdcache.cache.source import local_images
 from kdcache.codecs import Codec, boxes_of, encoded, open_codec
 from kdcache.config.spec import build
 from kdcache.errors import CacheError, MismatchError, brief
-from kdcache.models.batch_trial import fastest_batch_of_views
+from kdcache.models.batch_trial import settled_batch_of_views
 from kdcache.models.inference import ReadOut, run_models
 from kdcache.models.modules import state_sha256
 from kdcache.models.vision_model import TeacherLogits, VisionModel
@@ -110,7 +110,7 @@ def compare_logits(
     model: VisionModel,
     *,
     views: int,
-    batch_size: BatchSize,
+    batch_size: BatchSize | None,
     compute: Compute,
 ) -> dict[str, Any]:
     """Run the teacher again on about `views` views, spread over seeds and units, and compare its
@@ -126,7 +126,8 @@ def compare_logits(
         source: the one that it was made from.
         model: its teacher.
         views: about how many views to run.
-        batch_size: views of one forward pass; `auto` tries how many are fastest.
+        batch_size: views of one forward pass; `auto` tries how many are fastest, and None takes
+            what is usual on the device.
         compute: where and how the teacher runs.
 
     Returns:
@@ -153,7 +154,7 @@ def compare_logits(
         records = _read(cache, parts)
         boxes = boxes_of(cache.codec, records)
         all_rows = np.concatenate([rows for _, rows in parts])
-        size = fastest_batch_of_views([model], dataset, all_rows, compute, batch_size)
+        size = settled_batch_of_views([model], dataset, all_rows, compute, batch_size)
         logits = _run(model, dataset, requests, size, compute, boxes=boxes)
     comparison = _comparison(cache.codec, records, TeacherLogits(logits, boxes))
     comparison["precision"] = compute.config.precision
