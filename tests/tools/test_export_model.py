@@ -1,9 +1,6 @@
 """A model as one file that runs without kdcache, and gives what it gives with it."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import pytest
 import timm
 import torch
 from command_line import invoke, kdcache, kdcache_json, mistake
+from nursery import command
 from onnx.reference import ReferenceEvaluator
 from runs import train
 
@@ -172,14 +170,8 @@ def test_libraries_say_nothing_beside_that_line(model: str, ending: str, tmp_pat
     """In a process of its own: pytest takes hold of loggers."""
     spec = f"tiny_models:{model},mean=0.5,std=0.5"
     words = ("export-model", spec, str(tmp_path / f"a{ending}"), "--recipe", "digits")
-    done = subprocess.run(
-        [sys.executable, "-m", "kdcache", *words],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    code, _, told = command(*words, folder=tmp_path).end()
+    assert code == 1 and len(told.splitlines()) == 1, told
 
 
 def test_onnx_that_is_not_installed_is_told(
