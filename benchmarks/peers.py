@@ -46,10 +46,11 @@ from stores import (
 )
 from torch import Tensor
 
+from kdcache.codec_error.calibration import fit_codec
 from kdcache.codec_error.measure import codec_costs
 from kdcache.codec_error.npz_pairs import pairs_from_npz
 from kdcache.codec_error.pairs import Pairs
-from kdcache.codecs import BasisCodec, open_codec
+from kdcache.codecs import open_codec
 
 SEEDS = 4
 NOISE = 0.05
@@ -57,6 +58,7 @@ NOISE = 0.05
 IMAGENET = 1_281_167
 FIT_AND_MANIFEST = ("codec", "zarr.json", "manifest.json")
 """What a cache has once, however many views it holds."""
+DEFAULT = "lowrank:error=0.3"
 WHOLE = "lowrank:step=0.45"
 PLAIN = "memory map"
 RAW = "raw entries, k=10"
@@ -103,13 +105,10 @@ def make_variants(fitting: Pairs, rows: int) -> dict[str, Variant]:
         f"raw entries, k={most}": Variant(RawFile(many), many),
         "file per batch, float16": Variant(BatchFiles(whole), whole),
     }
-    specs = ("topk:k=10", f"topk:k={most}", "full:dtype=float16", "lowrank:step=2")
+    specs = ("topk:k=10", f"topk:k={most}", "full:dtype=float16", DEFAULT)
     for spec in specs:
         codec = open_codec(spec, classes=classes)
-        if isinstance(codec, BasisCodec):
-            records = Records(codec.fit(fitting.teacher, fitting.head))
-        else:
-            records = Records(codec.fit(fitting.teacher))
+        records = Records(fit_codec(codec, fitting).codec)
         variants[f"kdcache {spec}"] = Variant(Kdcache(records, rows), records)
         if spec == "topk:k=10":
             tars = Kdcache(records, rows, tar_seeds=SEEDS)

@@ -60,8 +60,9 @@ def default_codec(classes: int, layout: Layout) -> str:
     of another, or takes bytes for nothing.
     """
     num_logits = layout.num_positions * classes
-    is_coded_whole = classes <= Cosine.most_classes and num_logits <= MOST_LOGITS
-    if layout.activation == "sigmoid" and is_coded_whole:
+    can_code_whole = classes <= Cosine.most_classes and num_logits <= MOST_LOGITS
+    has_maps = layout.num_positions > 1 and not layout.has_background
+    if has_maps and can_code_whole:
         return "cosine"
     if layout.activation == "sigmoid" or layout.has_background:
         return "full:dtype=uint8"

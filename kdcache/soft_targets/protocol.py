@@ -3,7 +3,7 @@
 from typing import Protocol, runtime_checkable
 
 from kdcache.deferred import torch
-from kdcache.shapes import LogitRows, Logits, PerRow, Probabilities
+from kdcache.shapes import LogitRows, Logits, PerRow, Probabilities, ProbabilityRows
 
 
 @runtime_checkable
@@ -41,9 +41,7 @@ class DenseTargets:
     def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
         """Return softmax(logits / tau), float32 `[rows, classes]`; nothing depends on the
         student."""
-        if torch.is_tensor(tau):
-            tau = tau[:, None]
-        return torch.softmax(self._logits / tau, dim=-1)
+        return _softmax(self._logits, tau)
 
     def logits(self) -> Logits:
         """Return the logits, float32 `[rows, classes]`."""
@@ -65,9 +63,7 @@ class AnchorTargets:
     def probs(self, tau: float | PerRow, student: LogitRows | None = None) -> LogitRows:
         """Return softmax(logits / tau) of each anchor, float32 `[places, anchors, row width]`;
         nothing depends on the student."""
-        if torch.is_tensor(tau):
-            tau = tau[:, None, None]
-        return torch.softmax(self._logits / tau, dim=-1)
+        return _softmax(self._logits, tau)
 
     def logits(self) -> LogitRows:
         """Return the logits, float32 `[places, anchors, row width]`."""
@@ -76,3 +72,12 @@ class AnchorTargets:
     def std(self) -> PerRow:
         """Return the standard deviation of all logits of each place."""
         return self._logits.flatten(1).std(dim=1)
+
+
+def _softmax(logits: LogitRows, tau: float | PerRow) -> ProbabilityRows:
+    """Return softmax(logits / tau) over the last axis."""
+    if torch.is_tensor(tau):
+        tau = tau.view(-1, *[1] * (logits.ndim - 1))
+    elif tau == 1:
+        return torch.softmax(logits, dim=-1)
+    return torch.softmax(logits / tau, dim=-1)

@@ -276,8 +276,11 @@ def test_a_spec_is_checked_before_the_classes_are_known() -> None:
             check_codec(spec)
 
 
-def test_it_is_the_default_of_sigmoids_as_far_as_it_can_hold_them() -> None:
+def test_it_is_the_default_of_maps_as_far_as_it_can_hold_them() -> None:
     assert default_codec(80, Pyramid(((8, 8),), (9,))) == "cosine"
+    assert default_codec(19, Heads(((64, 128), (64, 128)))) == "cosine"
+    assert default_codec(19, Heads(((1, 1),))) == "full:dtype=float16", "it has one place"
+    assert default_codec(2049, Heads(((8, 8),))) == "lowrank:error=0.3"
     for classes, layout in (
         (80, Pyramid(((8, 8),), (4,), "softmax")),
         (80, Proposals(100)),
