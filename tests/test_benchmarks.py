@@ -54,8 +54,11 @@ def benchmark(folder: Path, name: str, *words: str) -> str:
         ),
         (
             "batch_size",
-            ["--models", "test_resnet", "--sizes", "32", "--batches", "2", "--repetitions", "1"],
-            ["test_resnet", "milliseconds_per_view", "megabytes"],
+            [
+                *("--teachers", "test_resnet", "--inputs", "small", "--workers", "0"),
+                *("--batches", "2", "4", "--views", "2", "--repetitions", "1"),
+            ],
+            ["test_resnet", "milliseconds", "time_over_4", "megabytes"],
         ),
         (
             "losses",
