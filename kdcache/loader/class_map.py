@@ -66,7 +66,8 @@ def read_class_map(
     The file has lines `student class,teacher class`: numbers from 0, or names. Those of a teacher
     of as many classes as ImageNet are ImageNet's, unless others are given: WordNet ids or
     synonyms. A first line of words, of which none is a class, is taken for a heading, which is
-    told. Several classes of the teacher may belong to one of the student, not the other way round.
+    told unless it is `student,teacher`. Several classes of the teacher may belong to one of the
+    student, not the other way round.
 
     Args:
         path: of the file.
@@ -82,7 +83,8 @@ def read_class_map(
     for place, name in enumerate(getattr(source, "class_names", None) or ()):
         student.add(name, place)
     teacher = _teacher_side(teacher_classes, teacher_names)
-    lines = read_columns(path, "class map", {*student.places, *teacher.places})
+    words = {*student.places, *teacher.places}
+    lines = read_columns(path, "class map", words, titles=("student", "teacher"))
     is_imagenet = teacher_names is None and bool(teacher.places)
     if is_imagenet and _names_classes(lines):
         say(

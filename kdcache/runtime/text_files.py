@@ -77,16 +77,19 @@ def read_lines(path: str | Path, what: str) -> list[Line]:
     return lines
 
 
-def read_columns(path: str | Path, what: str, words: Container[str] = ()) -> list[Columns]:
+def read_columns(
+    path: str | Path, what: str, words: Container[str] = (), *, titles: Sequence[str] = ()
+) -> list[Columns]:
     """Return the fields of each line of a file of comma-separated values.
 
-    Blank lines are left out, and so is a first line that names the columns, which is told: each of
-    its fields has a letter, and none is a word of the data.
+    Blank lines are left out, and so is a first line that names the columns: each of its fields has
+    a letter, and none is a word of the data. It is told if these are not their usual names.
 
     Args:
         path: of the file.
         what: the file is, for messages.
         words: fields with letters that the lines of data may have.
+        titles: usual names of the columns.
 
     Raises:
         UsageError: see `read_text`; or quotes that do not fit.
@@ -102,9 +105,10 @@ def read_columns(path: str | Path, what: str, words: Container[str] = ()) -> lis
         raise UsageError(f"{what} {path}, line {reader.line_num}: {error}") from error
     if not lines or not _are_titles(lines[0].fields, words):
         return lines
-    number = lines[0].number
-    text = lines[0].text
-    say(f"note: {what} {path}: line {number} ({text}) is taken for the names of the columns")
+    first = lines[0]
+    if first.fields != [*titles]:
+        line = f"line {first.number} ({first.text})"
+        say(f"note: {what} {path}: {line} is taken for the names of the columns")
     return lines[1:]
 
 

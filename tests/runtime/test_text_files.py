@@ -191,6 +191,9 @@ def test_a_heading_is_told_and_a_first_line_with_a_class_is_none(
     told = capsys.readouterr().err
     heading = f"note: class map {path}: line 1 (tencj,O) is taken for the names of the columns\n"
     assert told.startswith(heading)
+    path.write_text("student,teacher\nowl,1\n", "utf-8")
+    assert read_class_map(str(path), source, 3).tolist() == [-1, 2, -1]
+    assert "names of the columns" not in capsys.readouterr().err, "they are the usual ones"
 
 
 def test_a_first_line_of_ids_with_a_class_is_no_heading(tmp_path: Path) -> None:
