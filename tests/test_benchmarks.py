@@ -16,6 +16,8 @@ import torch
 from nursery import script
 from runs import dump
 
+from kdcache.losses import dist_loss
+
 ROOT = Path(__file__).parent.parent
 TINY = ["--size", "32", "--batch", "4", "--views", "8", "--repetitions", "1"]
 MODELS = ["--student", "test_resnet", "--teacher", "test_resnet"]
@@ -52,8 +54,11 @@ def benchmark(folder: Path, name: str, *words: str) -> str:
         ),
         (
             "batch_size",
-            ["--models", "test_resnet", "--sizes", "32", "--batches", "2", "--repetitions", "1"],
-            ["test_resnet", "milliseconds_per_view", "megabytes"],
+            [
+                *("--teachers", "test_resnet", "--inputs", "small", "--workers", "0"),
+                *("--batches", "2", "4", "--views", "2", "--repetitions", "1"),
+            ],
+            ["test_resnet", "milliseconds", "time_over_4", "megabytes"],
         ),
         (
             "losses",
@@ -124,6 +129,46 @@ def test_codecs_are_timed_and_measured_over_splits(tmp_path: Path) -> None:
     result = json.loads(benchmark(tmp_path, "codecs", str(path), *words))
     first, second = (split["bytes"] for split in result["splits"])
     assert not result["head"] and first != second and 6 < result["means"]["bytes"][0] < 10
+
+
+def test_the_least_bytes_are_those_of_reverse_water_filling(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit = imported(monkeypatch, "codec_limit").Limit
+    variances = torch.tensor([[4.0, 1.0, 0.1]], dtype=torch.float64)
+    costs = torch.ones_like(variances)
+    # noise of 1/4, 1/4 and all of the last: log2(4) and log2(2) bits
+    assert limit(variances, costs).least_bytes(0.6) == pytest.approx(3 / 8)
+    assert limit(variances, 2 * costs).least_bytes(1.2) == pytest.approx(3 / 8)
+    assert limit(variances, costs).least_bytes(5.1) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_gradient_of_a_view_is_that_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = imported(monkeypatch, "codec_limit")
+    generator = torch.Generator().manual_seed(0)
+    student, teacher, other = torch.randn(3, 12, 7, generator=generator) * 2
+    batch = module.Batch(student, teacher, 4.0)
+    changed = teacher.clone()
+    changed[5] = other[5]
+    leaf = student.clone().requires_grad_()
+    loss = dist_loss(leaf, changed, beta=1.0, gamma=1.0, tau=4.0)
+    (expected,) = torch.autograd.grad(loss, leaf)
+    found = batch.gradient(changed[5].double(), 5)
+    torch.testing.assert_close(found.float(), expected[5], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_what_a_codec_takes_is_set_beside_the_least(tmp_path: Path) -> None:
+    path = tmp_path / "logits.npz"
+    logits_file(path)
+    words = ("--steps", "1", "--views", "6", "--errors", "0.1", "0.2", "--json")
+    cases = json.loads(benchmark(tmp_path, "codec_limit", str(path), *words))["cases"]
+    case = cases["lowrank:step=1"]
+    assert (
+        0 < case["energy"] <= case["gradient"] + 1e-6 and case["gradient"] < case["squared_error"]
+    )
+    assert case["gradient"] < case["entropy"] < case["bytes"]
+    assert cases["error 0.1"]["gradient"] > cases["error 0.2"]["gradient"]
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdcache_cli.options import JSON, check_early, compute, configured
+from kdcache_cli.options import JSON, check_early, compute, configured, number_or_text
 from kdcache_cli.output import json_text
 from kdcache_cli.sections import SectionedCommand
 from kdcache_cli.terminal import wrapped
@@ -70,10 +70,11 @@ SECTIONS = {
 )
 @click.option(
     "--batch-size",
-    type=int,
+    type=number_or_text,
     multiple=True,
-    help="Rows of a batch; give it again for more  [256].",
-    metavar="N",
+    help="Rows of a batch; give it again for more  [256]. auto, alone or beside a number, tries how"
+    " many views suit the models on the device  [the smallest number].",
+    metavar="N|auto",
 )
 @click.option(
     "--plot", help="Draw bytes against errors into FILE (.png, .pdf, .svg).", metavar="FILE"

@@ -6,7 +6,7 @@ import click
 
 from kdcache.errors import UsageError, shortened
 from kdcache.runtime.wording import counted, human_bytes, human_seconds, ranges
-from kdcache_cli.options import JSON, PLAN, check_early, configured, shared
+from kdcache_cli.options import BATCH_SIZE, JSON, PLAN, check_early, configured, shared
 from kdcache_cli.output import codec_error_text, data_line, percent, print_result, shell_command
 from kdcache_cli.sections import SectionedCommand
 
@@ -93,6 +93,7 @@ SECTIONS = {
     help="process (also under torchrun, srun, Kubernetes) or ray  [process].",
     metavar="NAME",
 )
+@BATCH_SIZE
 @shared
 @PLAN
 @JSON

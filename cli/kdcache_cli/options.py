@@ -19,7 +19,7 @@ TASK = click.option(
 )
 
 
-def _number_or_text(text: str) -> int | str:
+def number_or_text(text: str) -> int | str:
     """Return the whole number that a text spells, or the text, of which the configuration says that
     it may only be `auto`."""
     try:
@@ -28,12 +28,18 @@ def _number_or_text(text: str) -> int | str:
         return text
 
 
-BATCH_SIZE = click.option(
-    "--batch-size",
-    type=_number_or_text,
-    help="Views per batch, or auto, which tries how many suit the device  [256].",
-    metavar="N|auto",
-)
+def _batch_size(usual: str, of: str = "") -> Callable[[F], F]:
+    return click.option(
+        "--batch-size",
+        type=number_or_text,
+        help=f"Views per batch{of}, or auto, which tries how many suit the device  [{usual}].",
+        metavar="N|auto",
+    )
+
+
+_USUAL_BATCH_SIZE = "256, on a CPU fewer large ones"
+BATCH_SIZE = _batch_size(_USUAL_BATCH_SIZE)
+TRAINING_BATCH_SIZE = _batch_size("256")
 _PLACE = (
     click.option(
         "--workers",
@@ -66,9 +72,7 @@ _MAPS = (
     ),
 )
 _RERUN = (
-    click.option(
-        "--batch-size", type=int, help="Views per batch of --teacher  [256].", metavar="N"
-    ),
+    _batch_size(_USUAL_BATCH_SIZE, of=" of --teacher"),
     *_PLACE,
     click.option(
         "--precision",
@@ -78,7 +82,6 @@ _RERUN = (
     ),
 )
 _SHARED = (
-    BATCH_SIZE,
     *_COMPUTE,
     click.option(
         "--config",

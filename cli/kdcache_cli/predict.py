@@ -37,7 +37,8 @@ SECTIONS = {
     "-o",
     "--out",
     required=True,
-    help="File that is written, .csv or .parquet; of segmentation a new folder.",
+    help="File that is written, .csv or .parquet, of boxes also .json, which is COCO's results; of"
+    " segmentation a new folder.",
     metavar="FILE|FOLDER",
 )
 @click.option(

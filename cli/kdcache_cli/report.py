@@ -20,7 +20,8 @@ from kdcache_cli.output import print_result
 @click.option(
     "--evaluate/--no-evaluate",
     default=None,
-    help="Whether weights and data are looked at: classes, confusion, views  [they are].",
+    help="Whether weights and data are looked at: classes, confusion, views  [they are, but scores"
+    " of maps and boxes are those that runs recorded].",
 )
 @compute
 @JSON

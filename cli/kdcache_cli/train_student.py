@@ -6,7 +6,15 @@ from typing import Any
 import click
 
 from kdcache.runtime.wording import counted, human_bytes, human_seconds, named
-from kdcache_cli.options import JSON, PLAN, check_early, configured, dotted, shared
+from kdcache_cli.options import (
+    JSON,
+    PLAN,
+    TRAINING_BATCH_SIZE,
+    check_early,
+    configured,
+    dotted,
+    shared,
+)
 from kdcache_cli.output import data_line, print_result
 from kdcache_cli.sections import SectionedCommand
 
@@ -137,6 +145,7 @@ SECTIONS = {
     ),
     metavar="KEY=VALUE",
 )
+@TRAINING_BATCH_SIZE
 @shared
 @PLAN
 @JSON

@@ -42,7 +42,7 @@ _MOST_KEYS = 10
 )
 @rerun
 @JSON
-def verify(cache: str, as_json: bool, batch_size: int | None, **flags: Any) -> None:
+def verify(cache: str, as_json: bool, batch_size: Any, **flags: Any) -> None:
     """Check every byte of CACHE against its commits; exit 1 if anything is wrong."""
     from kdcache.cache import open_cache
 

@@ -360,15 +360,7 @@ class Cache:
         lines = self.manifest.differences(manifest)
         if not lines:
             return
-        if self.samples is not None and manifest.samples is None:
-            way_out = (
-                "it is a subset, which holds what was exported into it; dump into the cache"
-                " that it came from"
-            )
-        elif self.seeds():
-            way_out = "choose a new folder, or the same settings"
-        else:
-            way_out = "it holds no unit yet: remove it, and run the same command again"
+        way_out = self.manifest.way_out(manifest, has_units=bool(self.seeds()))
         raise MismatchError(f"cache {self} was made otherwise ({joined(lines)}); {way_out}")
 
     def with_fit(self, codec: Codec) -> Codec:

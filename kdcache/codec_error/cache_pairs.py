@@ -23,7 +23,9 @@ from kdcache.codec_error.whole_views import WHOLE_VIEWS, whole_views
 from kdcache.codecs import codec_spec
 from kdcache.codecs.full import EXACT_DTYPES
 from kdcache.errors import CacheError, UsageError
+from kdcache.models.batch_trial import settled_batch_of_views
 from kdcache.models.model import open_model
+from kdcache.runtime.batch_size import BatchSize, at_most, usual_batch_size
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.shapes import Records, Rows, ViewLogits
 from kdcache.sources import open_source
@@ -38,7 +40,7 @@ def pairs_from_cache(
     views: int,
     student: str | None = None,
     data: str | None = None,
-    batch_size: int = 256,
+    batch_size: BatchSize = 256,
     compute: ComputeConfig = _HOST,
 ) -> Pairs:
     """Return rows of a `full` cache: of its first two complete seeds, or of one if a student is
@@ -49,7 +51,8 @@ def pairs_from_cache(
         views: about how many rows to take.
         student: spec of the proxy student, with its weights.
         data: spec of the cache's source, whose images the student looks at.
-        batch_size: views of one of the student's forward passes.
+        batch_size: views of one of the student's forward passes at most, on a CPU fewer large
+            ones; `auto` tries how many are fastest.
         compute: where and how the student runs.
 
     Raises:
@@ -99,7 +102,7 @@ def _pairs_with_student(
     data: str,
     *,
     views: int,
-    batch_size: int,
+    batch_size: BatchSize,
     compute: Compute,
 ) -> Pairs:
     """Return rows of a seed, with the logits of a student on the same views."""
@@ -113,7 +116,9 @@ def _pairs_with_student(
     dataset = ViewDataset(
         source, recipe, cache.order, sizes=[model.preprocessing.size], skip_unreadable=True
     )
-    requests = batches_of_rows(rows, [seed], batch_size)
+    usual = usual_batch_size(compute.device.type, [model.preprocessing.size])
+    size = settled_batch_of_views([model], dataset, rows, compute, at_most(usual, batch_size))
+    requests = batches_of_rows(rows, [seed], size)
     ran = run_on_views([model], dataset, requests, compute)
     is_read = np.isin(rows, ran.rows)
     return Pairs(

@@ -4,7 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdcache.errors import UsageError
+from kdcache.runtime.batch_size import AUTO, BatchSize
 from kdcache.runtime.device import ComputeConfig
+
+_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,19 +32,40 @@ class CodecErrorConfig:
     codec: tuple[str, ...] = ()
     """Specs of the codecs; by default a ladder over all of them."""
     tau: tuple[float, ...] = (1.0, 4.0)
-    batch_size: tuple[int, ...] = (256,)
-    """Rows of a batch of the loss; the smallest is also that of the models."""
+    batch_size: tuple[BatchSize, ...] = (_ROWS,)
+    """Rows of a batch of the loss; models see at most as many views at once as the smallest has.
+    `auto`, alone or among them, is for the models, of which it tries on the device how many views
+    are fastest."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:
         if self.views is not None:
             _require_at_least_two("views", self.views)
         for size in self.batch_size:
-            _require_at_least_two("batch_size", size)
+            if size != AUTO:
+                _require_at_least_two("batch_size", size)
         for tau in self.tau:
             if not 0 < tau < float("inf"):
                 raise UsageError(f"tau is {tau}; it must be above 0")
         self._require_one_origin()
+        if AUTO in self.batch_size and self.logits is not None and self.student is None:
+            raise UsageError(
+                f"batch_size {AUTO} is for models, and none is run on these logits; give the rows"
+                " of a batch, such as 256"
+            )
+
+    @property
+    def loss_sizes(self) -> list[int]:
+        """Rows of a batch of the loss, each once."""
+        sizes = dict.fromkeys(size for size in self.batch_size if size != AUTO)
+        return [*sizes] or [_ROWS]
+
+    @property
+    def model_size(self) -> BatchSize:
+        """Views of one forward pass of the models."""
+        if AUTO in self.batch_size:
+            return AUTO
+        return min(self.loss_sizes)
 
     def _require_one_origin(self) -> None:
         """Raise a UsageError unless the logits come from a single place."""

@@ -82,8 +82,7 @@ def measure_codec_error(config: CodecErrorConfig) -> dict[str, Any]:
     pairs.require_gradient()
     fitting, measured = pairs.halves()
     taus = list(dict.fromkeys(config.tau))
-    sizes = list(dict.fromkeys(config.batch_size))
-    costs = codec_costs(fitting, measured, config.codec, taus=taus, batch_sizes=sizes)
+    costs = codec_costs(fitting, measured, config.codec, taus=taus, batch_sizes=config.loss_sizes)
     return {
         "input": config.logits or config.teacher,
         "proxy": pairs.proxy,
@@ -183,7 +182,7 @@ def _open_pairs(config: CodecErrorConfig) -> Pairs:
         "student": config.student,
         "data": config.data,
         "views": config.views or _VIEWS,
-        "batch_size": min(config.batch_size),
+        "batch_size": config.model_size,
         "compute": config.compute,
     }
     if config.logits is None:

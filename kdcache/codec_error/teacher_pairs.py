@@ -20,8 +20,10 @@ from kdcache.codec_error.pairs import (
 from kdcache.codec_error.sample_run import Gathered, SampleRun
 from kdcache.codec_error.whole_views import num_whole_views, whole_views
 from kdcache.errors import UsageError
+from kdcache.models.batch_trial import settled_batch_of_views
 from kdcache.models.model import open_model
 from kdcache.models.vision_model import TeacherLogits, VisionModel, head_weight
+from kdcache.runtime.batch_size import BatchSize, at_most, usual_batch_size
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.shapes import Logits, Rows
@@ -42,7 +44,7 @@ def pairs_from_teacher(
     recipe: str,
     views: int,
     student: str | None = None,
-    batch_size: int = 256,
+    batch_size: BatchSize = 256,
     compute: ComputeConfig = _HOST,
 ) -> Pairs:
     """Return the logits of a teacher on `views` views: half as many samples, drawn at random, under
@@ -54,7 +56,8 @@ def pairs_from_teacher(
         recipe: name or TOML file of the recipe.
         views: about how many views to take.
         student: spec of the proxy student, with its weights.
-        batch_size: views of one forward pass.
+        batch_size: views of one forward pass at most, on a CPU fewer large ones; `auto` tries how
+            many are fastest.
         compute: where and how the models run.
 
     Raises:
@@ -69,8 +72,10 @@ def pairs_from_teacher(
         if spec is not None:
             model = open_model(spec, classes=source.classes, recipe=view_recipe, trained=True)
             models.append(model)
+    sizes = [model.preprocessing.size for model in models]
+    size = at_most(usual_batch_size(device.device.type, sizes), batch_size)
     return pairs_of_models(
-        models, source, view_recipe, views=views, batch_size=batch_size, compute=device
+        models, source, view_recipe, views=views, batch_size=size, compute=device
     )
 
 
@@ -80,7 +85,7 @@ def pairs_of_models(
     recipe: Recipe,
     *,
     views: int,
-    batch_size: int,
+    batch_size: BatchSize,
     compute: Compute,
     order_seed: int = 0,
     map_views: int = MAP_VIEWS,
@@ -98,7 +103,7 @@ def pairs_of_models(
         source: of the views.
         recipe: of the views.
         views: about how many.
-        batch_size: views of one forward pass.
+        batch_size: views of one forward pass; `auto` tries how many are fastest.
         compute: where and how the models run.
         order_seed: key of the order of which the first rows are taken.
         map_views: views whose pixels are taken.
@@ -113,7 +118,9 @@ def pairs_of_models(
     if models[0].sites:
         size = models[0].preprocessing.size
         dataset = ViewDataset(source, recipe, order, sizes=[size], skip_unreadable=skip_unreadable)
-        requests = batches_of_rows(np.arange(min(len(source), map_views)), [0], batch_size)
+        rows = np.arange(min(len(source), map_views))
+        batch = settled_batch_of_views(models, dataset, rows, compute, batch_size)
+        requests = batches_of_rows(rows, [0], batch)
 
         def parts_of(gathered: Gathered) -> list[Arrays]:
             return sample.parts(models, dataset, requests, gathered, compute)
@@ -124,7 +131,8 @@ def pairs_of_models(
     recipe.require_one_draw(*sizes)
     dataset = ViewDataset(source, recipe, order, sizes=sizes, skip_unreadable=skip_unreadable)
     rows = np.arange(min(len(source), max(views // len(_SEEDS), 1)))
-    requests = batches_of_rows(rows, _SEEDS, batch_size)
+    batch = settled_batch_of_views(models, dataset, rows, compute, batch_size)
+    requests = batches_of_rows(rows, _SEEDS, batch)
     ran = run_on_views(models, dataset, requests, compute, sample)
     first, second = ran.by_seed(_SEEDS)
     head = head_weight(models[0], source.classes)

@@ -57,8 +57,9 @@ class DumpConfig:
     seeds_at_once: int = 4
     """Seeds under which a sample is decoded once: so many units are in the making, and lost by a
     kill. With 1 a seed is whole before the next one begins."""
-    batch_size: BatchSize = 256
-    """Views that the teacher sees at once; `auto` tries on the device how many are fastest."""
+    batch_size: BatchSize | None = None
+    """Views that the teacher sees at once; `auto` tries on the device how many are fastest. By
+    default 256, on a CPU fewer large ones: 128 of 128x128 pixels, 32 of 224x224."""
     unit_rows: int | None = None
     """Rows per unit; by default a power of two near 4 MB."""
     order_seed: int = 0

@@ -37,7 +37,7 @@ from kdcache.dump.fitting import (
 from kdcache.dump.new_manifest import mixing_block, new_manifest, tar_settings, teacher_entry
 from kdcache.dump.source import known_source
 from kdcache.dump.unit import UnitMaker
-from kdcache.models.batch_trial import fastest_batch
+from kdcache.models.batch_trial import settled_batch_size
 from kdcache.models.model import open_model
 from kdcache.models.specs import check_model
 from kdcache.models.vision_model import VisionModel
@@ -178,7 +178,7 @@ def prepare(
     opened = _opened(config, objects)
     layout = opened.teacher.layout
     codec = _codec(config, opened)
-    batch_size = fastest_batch(
+    batch_size = settled_batch_size(
         opened.teacher, opened.source, opened.recipe, compute, config.batch_size
     )
     sized = replace(config, batch_size=batch_size)

@@ -7,6 +7,7 @@ from kdcache.dump.job import Job
 from kdcache.errors import RecipeError
 from kdcache.models.weight_record import ORIGINS, without_options
 from kdcache.shapes import Size, as_size, sides, size_text
+from kdcache.sources import splits_of
 from kdcache.sources.evaluation_split import evaluation_split
 
 _CLASS_MAP = "map.csv"
@@ -32,7 +33,7 @@ def training_command(job: Job) -> str:
     words = ["kdcache", "train-student", "RUN", "--cache", str(cache).removeprefix("cache:")]
     if not job.manifest.has_images:
         words += ["--data", job.config.data]
-    eval_data = evaluation_split(job.config.data)
+    eval_data = evaluation_split(job.config.data, splits_of(job.source))
     if eval_data is not None:
         words += ["--eval-data", eval_data]
     words += ["--student", str(_student(job)), "--loss", "dist", "--epochs", "100"]

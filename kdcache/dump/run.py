@@ -52,7 +52,7 @@ def dump_teacher(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     teacher_classes: int | None = None,
-    batch_size: BatchSize = 256,
+    batch_size: BatchSize | None = None,
     num_workers: int | None = None,
     device: str | None = None,
     precision: Literal["float32", "bfloat16", "float16"] = "float32",
@@ -83,7 +83,8 @@ def dump_teacher(
             module's own.
         std: as `mean`.
         teacher_classes: classes of the teacher, where they are not those of the data.
-        batch_size: views of a batch; `auto` tries how many are fastest.
+        batch_size: views of a batch; `auto` tries how many are fastest; by default 256, on a CPU
+            fewer large ones.
         num_workers: processes that render views; by default one for each core, up to 8.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, to which a module goes; by default where it is,
             and of a spec `auto`.

@@ -20,6 +20,10 @@ class CacheOptions:
     or its weights."""
 
 
+NO_OPTIONS = CacheOptions()
+"""Of a cache of which nothing is said."""
+
+
 def parse_cache(text: str) -> tuple[str, CacheOptions]:
     """Return the path or address of a cache, and its options.
 

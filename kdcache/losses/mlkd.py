@@ -108,14 +108,18 @@ def _of_all(
     return all_rows(probabilities.flatten(1)), all_rows(target.flatten(1))
 
 
+def _require_few(number: int, what: str, option: str) -> None:
+    """Raise a UsageError if there are more than can be compared each with each."""
+    if number > _MOST:
+        raise UsageError(
+            f"mlkd compares each of {number:,} {what} with each, at most {_MOST:,}; set {option}=0"
+        )
+
+
 def _distance(student: Tensor, target: Tensor, what: str, option: str) -> Scalar:
     """Return how much the products of rows with each other differ: squares, summed, over the number
     of rows."""
-    if len(student) > _MOST:
-        raise UsageError(
-            f"mlkd compares each of {len(student):,} {what} with each, at most {_MOST:,};"
-            f" set {option}=0"
-        )
+    _require_few(len(student), what, option)
     differences = student @ student.T - target @ target.T
     return differences.square().sum() / len(student)
 
@@ -154,6 +158,17 @@ class Mlkd(LossOptions):
         if self.batch_weight > 0 or self.category_weight > 0:
             return median(self.taus)
         return None
+
+    def require_size(self, rows: int, classes: int) -> None:
+        """Check that all can be compared each with each, as far as they are.
+
+        Raises:
+            UsageError: there are too many.
+        """
+        if self.batch_weight > 0:
+            _require_few(rows, "rows", "batch_weight")
+        if self.category_weight > 0:
+            _require_few(classes, "classes", "category_weight")
 
     def terms(
         self, student_logits: LogitRows, teacher: SoftTargets, targets: Targets

@@ -51,6 +51,13 @@ class Loss(Protocol):
     def parts(self) -> "tuple[Loss, ...]":
         """The losses that it is the sum of: itself, of one."""
 
+    def require_size(self, rows: int, classes: int) -> None:
+        """Check that logits of so many rows, of all processes, and classes can be compared.
+
+        Raises:
+            UsageError: there are too many.
+        """
+
     def terms(
         self, student_logits: LogitRows | Maps, teacher: SoftTargets, targets: Targets
     ) -> dict[str, Scalar]:
@@ -257,6 +264,9 @@ class LossOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+
+    def require_size(self, rows: int, classes: int) -> None:
+        """Do nothing: most losses take any number."""
 
 
 def needs_of(

@@ -31,6 +31,15 @@ class Sum:
         """Weight of the task loss."""
         return self.parts[0].ce
 
+    def require_size(self, rows: int, classes: int) -> None:
+        """Check that each can compare so many.
+
+        Raises:
+            UsageError: one cannot.
+        """
+        for part in self.parts:
+            part.require_size(rows, classes)
+
     def terms(
         self, student_logits: LogitRows | Maps, teacher: SoftTargets, targets: Targets
     ) -> dict[str, Scalar]:

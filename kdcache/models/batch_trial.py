@@ -1,7 +1,7 @@
-"""`batch_size auto` of commands that only run models: how many views at once are fastest."""
+"""How many views at once commands take that only run models; of `batch_size auto` it is tried."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +9,16 @@ import numpy as np
 from kdcache.errors import KdcacheError
 from kdcache.models.inference import run_models
 from kdcache.models.vision_model import VisionModel
-from kdcache.runtime.batch_size import AUTO, BatchSize, Trials, fastest_size
+from kdcache.runtime.batch_size import (
+    AUTO,
+    BatchSize,
+    Trials,
+    fastest_size,
+    usual_batch_size,
+)
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
+from kdcache.shapes import Rows
 from kdcache.sources import Source
 from kdcache.views import Batch, Recipe, ViewDataset
 from kdcache.views.repeated import few_views, repeated_batch
@@ -20,8 +27,8 @@ _MOST = {"cpu": 256, "cuda": 4096}
 """Views that are tried at once, by type of device."""
 
 
-def fastest_batch(
-    model: VisionModel, source: Source, recipe: Recipe, compute: Compute, size: BatchSize
+def settled_batch_size(
+    model: VisionModel, source: Source, recipe: Recipe, compute: Compute, size: BatchSize | None
 ) -> int:
     """Return how many views of a source a model takes at once: `size`, or of `auto` the number that
     takes the least time for a view, which is told.
@@ -31,11 +38,38 @@ def fastest_batch(
         source: of the views; a few of them are rendered.
         recipe: of the views.
         compute: where and how the model runs.
-        size: as the user says it.
+        size: as the user says it; None is what is usual on the device.
 
     Raises:
         KdcacheError: not even one view fits into memory, or none of the first few can be read.
     """
+    order = np.arange(len(source))
+    input_size = model.preprocessing.size
+    dataset = ViewDataset(source, recipe, order, sizes=[input_size], skip_unreadable=True)
+    return settled_batch_of_views([model], dataset, order, compute, size)
+
+
+def settled_batch_of_views(
+    models: Sequence[VisionModel],
+    dataset: ViewDataset,
+    rows: Rows,
+    compute: Compute,
+    size: BatchSize | None,
+) -> int:
+    """Return how many views models that run together take at once, see `settled_batch_size`.
+
+    Args:
+        models: that are to be run, each on the views of its input size.
+        dataset: the views.
+        rows: that are to be run on; a few of them are rendered.
+        compute: where and how the models run.
+        size: as the user says it; None is what is usual on the device.
+
+    Raises:
+        KdcacheError: not even one view fits into memory, or none of the first few can be read.
+    """
+    if size is None:
+        return usual_batch_size(compute.device.type, [model.preprocessing.size for model in models])
     if size != AUTO:
         return size
     # a compiled model would be compiled again for each size
@@ -44,13 +78,10 @@ def fastest_batch(
 
     def run(batch: Batch) -> None:
         batches = [batch] * num_batches
-        deque(run_models([model], batches, eager), maxlen=0)
+        deque(run_models(models, batches, eager), maxlen=0)
 
-    order = np.arange(len(source))
-    input_size = model.preprocessing.size
-    dataset = ViewDataset(source, recipe, order, sizes=[input_size], skip_unreadable=True)
-    few = few_views(dataset, order)
-    return fastest_run(run, few, compute, most=len(source), num_batches=num_batches)
+    few = few_views(dataset, rows)
+    return fastest_run(run, few, compute, most=len(rows), num_batches=num_batches)
 
 
 def fastest_run(

@@ -101,21 +101,18 @@ def open_model(
     if files.has_new_head and files.whole is None:
         assert classes is not None, "a new head is for the classes of a source"
         module = _with_new_head(module, _without_weights(bare), build, classes)
-    if files.whole is not None:
-        drawn_names: Collection[str] = ()
-        if files.has_new_head and classes is not None:
-            drawn_names = _class_names(module, bare, build, classes)
-        _load_whole(
-            module,
-            files,
-            spec,
-            classes,
-            is_teacher=trained,
-            classes_advice=classes_advice,
-            drawn_names=drawn_names,
-        )
-    if files.backbone is not None:
-        _load_backbone(module, files, spec, classes)
+    drawn_names: Collection[str] = ()
+    if files.has_new_head and files.whole is not None and classes is not None:
+        drawn_names = _class_names(module, bare, build, classes)
+    _load_files(
+        module,
+        files,
+        spec,
+        classes,
+        is_teacher=trained,
+        classes_advice=classes_advice,
+        drawn_names=drawn_names,
+    )
     preprocessing = chosen_preprocessing({**wishes, **stated_wishes}, recipe, text)
     model = make(module, preprocessing, text)
     model.label_names = wishes.get("label_names")
@@ -126,29 +123,27 @@ def open_model(
     return model
 
 
-def _load_whole(
+def _load_files(
     module: Module, files: WeightFiles, spec: Spec, classes: int | None, **options: Any
 ) -> None:
-    """Give a module the weights of a file.
+    """Give a module the weights of a file, and its backbone those of another, if there are such.
 
     Args:
         module: of the model.
-        files: says which file, and what is read of it.
+        files: says which files, and what is read of them.
         spec: of the model, for messages.
         classes: of the source.
-        options: see `load_weights`.
+        options: of the whole, see `load_weights`.
     """
-    assert files.whole is not None
-    assert classes is not None, "a file of weights is opened for a number of classes"
-    load_weights(module, files.whole, key=files.key, spec=spec, classes=classes, **options)
-
-
-def _load_backbone(module: Module, files: WeightFiles, spec: Spec, classes: int | None) -> None:
-    """Give the backbone of a module the weights of a file."""
-    assert files.backbone is not None
-    assert classes is not None, "a backbone is opened for the classes of a source"
-    backbone = _backbone(module, spec)
-    load_weights(backbone, files.backbone, key=None, spec=spec, classes=classes, is_backbone=True)
+    if files.whole is not None:
+        assert classes is not None, "a file of weights is opened for a number of classes"
+        load_weights(module, files.whole, key=files.key, spec=spec, classes=classes, **options)
+    if files.backbone is not None:
+        assert classes is not None, "a backbone is opened for the classes of a source"
+        backbone = _backbone(module, spec)
+        load_weights(
+            backbone, files.backbone, key=None, spec=spec, classes=classes, is_backbone=True
+        )
 
 
 def _require_trained(spec: Spec, options: dict[str, Any], files: WeightFiles) -> None:

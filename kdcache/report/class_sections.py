@@ -21,15 +21,12 @@ _DARKEST = 0.75
 """Opacity of a cell in which all samples are."""
 
 
-def class_section(
-    groups: Sequence[Group], scores: Mapping[str, ClassScores], *, is_evaluated: bool
-) -> Section:
+def class_section(groups: Sequence[Group], scores: Mapping[str, ClassScores]) -> Section:
     """Return the chart and the table of scores by class.
 
     Args:
         groups: all of them, the reference first.
         scores: by the name of a group.
-        is_evaluated: whether the scores are those of the best weights, and not of the last epoch.
     """
     if not scores:
         return {"figures": [], "rows": [], "caption": ""}
@@ -51,10 +48,7 @@ def class_section(
         "wide": dot_chart(dots, shown, f"{kind} (%)", width=WIDE),
         "narrow": dot_chart(dots, shown, f"{kind} (%)", width=NARROW),
     }
-    caption = "Of the weights of the last epoch"
-    if is_evaluated:
-        caption = "Of the best weights of each run, evaluated for this page"
-    caption += ", the lowest class of the first line on top."
+    caption = f"{_weights_text(groups, scores)} The lowest class of the first line is on top."
     if len(classes) > len(shown):
         caption += f" The lowest {len(shown)} of {len(classes)} classes are drawn."
     caption += _calibration_text(groups, scores)
@@ -63,6 +57,27 @@ def class_section(
         cells = [_class_cell(scores.get(group.name), name) for group in groups]
         rows.append({"name": name, "cells": cells})
     return {"figures": [figure], "rows": rows, "caption": caption}
+
+
+def _weights_text(groups: Sequence[Group], scores: Mapping[str, ClassScores]) -> str:
+    """Return of which weights the scores are, and how those of the best weights are had."""
+    recorded: list[str] = []
+    for group in groups:
+        if group.name in scores and not scores[group.name].is_evaluated:
+            recorded.append(group.name)
+    if not recorded:
+        return "Of the best weights of each run, evaluated for this page."
+    if len(recorded) == len(scores):
+        text = "Of the weights of the last epoch, as the runs recorded them"
+    else:
+        text = (
+            "Of the best weights of each run, evaluated for this page; of"
+            f" {', '.join(recorded)} of those of the last epoch, as recorded"
+        )
+    return (
+        f"{text}: to find maps and boxes in all images again can take hours on a CPU."
+        " kdcache report --evaluate does it, for the best weights."
+    )
 
 
 def _lowest_first(scores: Mapping[str, ClassScores]) -> list[str]:

@@ -1,7 +1,7 @@
 """Scores by class, and which classes are taken for which, of the weights that runs have kept."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kdcache.errors import KdcacheError
 from kdcache.report.estimates import Estimate, estimate
@@ -24,6 +24,8 @@ class ClassScores:
     """The calibration error in percent."""
     kind: str = "accuracy"
     """What the values are."""
+    is_evaluated: bool = False
+    """Whether they are those of the best weights, and not what the last epoch recorded."""
 
 
 def recorded_scores(group: Group) -> ClassScores | None:
@@ -51,7 +53,7 @@ def evaluated_scores(
         numbers, own_problems = _numbers_of(group, results)
         own_scores = _scores_of(numbers)
         if own_scores is not None:
-            scores[group.name] = own_scores
+            scores[group.name] = replace(own_scores, is_evaluated=True)
         problems += own_problems
     return scores, problems
 

@@ -21,8 +21,10 @@ class ReportConfig:
     against: str | None = None
     """The line that others are compared with; by default the one that learns from labels alone,
     else the first."""
-    evaluate: bool = True
-    """Whether what is said of classes and views is worked out, from weights and data."""
+    evaluate: bool | None = None
+    """Whether what is said of classes and views is worked out, from weights and data. By default it
+    is, but for scores by class that runs have recorded, as of maps and boxes; true scores all
+    runs."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from kdcache.cache import Cache
 from kdcache.cache.source import views_of
 from kdcache.codec_error.plot import require_matplotlib
 from kdcache.errors import KdcacheError, ModelError
+from kdcache.loader.cache_specs import CacheOptions
 from kdcache.report.example import (
     NUM_EACH,
     Example,
@@ -20,15 +21,22 @@ from kdcache.report.example import (
 )
 from kdcache.report.groups import Group
 from kdcache.runtime.device import Compute
-from kdcache.tools.show import Student, draw_view
+from kdcache.tools.show import DrawnView, Student, draw_view
 
 _MOST_DRAWN = 3
 """Students whose maps or boxes are drawn."""
 
 
-def drawn_views(cache: Cache, data: str | None, groups: Sequence[Group], compute: Compute) -> Views:
+def drawn_views(
+    cache: Cache,
+    data: str | None,
+    groups: Sequence[Group],
+    compute: Compute,
+    *,
+    options: CacheOptions,
+) -> Views:
     """Return the task's own pictures of the first views of a cache: what the teacher says and what
-    students say."""
+    students say; for the arguments see `Classified`."""
     require_matplotlib()
     seed = seed_of(cache)
     students, problems = _students(cache, data, groups, compute)
@@ -37,22 +45,20 @@ def drawn_views(cache: Cache, data: str | None, groups: Sequence[Group], compute
         " what the teacher and the best of each line's first finished run say."
     )
     examples: list[Example] = []
+    draw = partial(draw_view, cache, seed=seed, data=data, options=options)
     for row in first_rows(cache, seed, NUM_EACH):
-        examples.append(_drawn_example(cache, int(row), seed, data, None))
+        index = int(cache.order[row])
+        examples.append(_drawn_example(draw(index=index), None))
         for student in [*students]:
             try:
-                examples.append(_drawn_example(cache, int(row), seed, data, student))
+                examples.append(_drawn_example(draw(index=index, student=student), student))
             except ModelError as error:
                 students.remove(student)
                 problems.append(_problem(student.name, error))
     return Views(caption=caption, examples=examples, problems=problems)
 
 
-def _drawn_example(
-    cache: Cache, row: int, seed: int, data: str | None, student: Student | None
-) -> Example:
-    index = int(cache.order[row])
-    drawn = draw_view(cache, index=index, seed=seed, data=data, student=student)
+def _drawn_example(drawn: DrawnView, student: Student | None) -> Example:
     file = io.BytesIO()
     drawn.picture.figure.savefig(file, dpi=110, format="png")
     who = "teacher" if student is None else student.name

@@ -27,7 +27,7 @@ def looked_at(groups: Sequence[Group], compute: ComputeConfig) -> Views:
             if cache.manifest.layout.kind == One.kind:
                 views = Classified(cache, data, groups, Compute(compute), options=options)
                 return views.views()
-            return drawn_views(cache, data, groups, Compute(compute))
+            return drawn_views(cache, data, groups, Compute(compute), options=options)
         except KdcacheError as error:
             return Views(problems=[f"No examples of views: {error}"])
     return Views(problems=["No examples of views: no run reads a cache."])

@@ -46,7 +46,6 @@ class _Looks:
 
     scores: dict[str, ClassScores] = field(default_factory=dict)
     """By the name of a group."""
-    is_evaluated: bool = False
     class_notes: list[str] = field(default_factory=list)
     view_notes: list[str] = field(default_factory=list)
     view_caption: str = ""
@@ -95,13 +94,12 @@ def _looked_at(groups: Sequence[Group], config: ReportConfig) -> _Looks:
         scores = recorded_scores(group)
         if scores is not None:
             looks.scores[group.name] = scores
-    if not config.evaluate:
+    if config.evaluate is False:
         looks.view_notes.append(_NOT_EVALUATED)
         if not looks.scores:
             looks.class_notes.append(_NOT_EVALUATED)
         return looks
-    if not looks.scores:
-        _evaluate(groups, config, looks)
+    _evaluate(groups, config, looks)
     from kdcache.report.examples import looked_at  # noqa: PLC0415 # torch
 
     say("report: looking at views")
@@ -115,9 +113,12 @@ def _looked_at(groups: Sequence[Group], config: ReportConfig) -> _Looks:
 
 
 def _evaluate(groups: Sequence[Group], config: ReportConfig, looks: _Looks) -> None:
-    """Take the scores by class of each group's best weights."""
-    looks.is_evaluated = True
-    scores, problems = evaluated_scores(groups, config.compute)
+    """Take the scores by class of the best weights: of each group if the user asks for it, else of
+    those that have not recorded any."""
+    chosen = groups
+    if config.evaluate is None:
+        chosen = [group for group in groups if group.name not in looks.scores]
+    scores, problems = evaluated_scores(chosen, config.compute)
     looks.scores |= scores
     looks.class_notes += problems
 
@@ -126,7 +127,7 @@ def _context(
     groups: Sequence[Group], reference: Group, caches: Sequence[CacheFacts], looks: _Looks
 ) -> Section:
     """Return all that the template takes."""
-    classes = class_section(groups, looks.scores, is_evaluated=looks.is_evaluated)
+    classes = class_section(groups, looks.scores)
     classes["notes"] = looks.class_notes
     if not looks.scores and not looks.class_notes:
         classes["notes"] = ["No run tells scores by class."]

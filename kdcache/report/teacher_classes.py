@@ -7,12 +7,16 @@ from torch import Tensor
 from kdcache.cache import Cache
 from kdcache.errors import KdcacheError
 from kdcache.loader.cache_specs import CacheOptions
-from kdcache.loader.class_map import read_class_map, read_teacher_names
-from kdcache.models.imagenet_names import imagenet_names
+from kdcache.loader.class_map import read_class_map
 from kdcache.soft_targets import SoftTargets
 from kdcache.soft_targets.combined import MappedTargets
 from kdcache.sources import Source
-from kdcache.tools.show import class_names, first_of_teacher
+from kdcache.tools.teacher_classes import (
+    class_names,
+    first_of_teacher,
+    numbered_names,
+    teacher_names,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,23 +60,19 @@ def teacher_classes(cache: Cache, source: Source, options: CacheOptions) -> Teac
     """
     if not first_of_teacher(cache, source):
         return TeacherClasses(names=class_names(source), num_classes=source.classes)
-    num_classes = cache.manifest.classes
-    names = [f"teacher's {number}" for number in range(num_classes)]
+    names = numbered_names(cache)
     places = None
     problem = None
     caption = "The teacher's classes are its own."
     try:
-        own_names = None
-        if options.names is not None:
-            own_names = read_teacher_names(options.names, num_classes)
-            names = list(own_names)
-        else:
-            imagenet = imagenet_names(num_classes)
-            if imagenet is not None:
-                names = list(imagenet.short_names())
-                caption = "The teacher's classes are taken for ImageNet's."
+        own = teacher_names(cache, options)
+        names = own.names
+        if own.are_imagenets:
+            caption = "The teacher's classes are taken for ImageNet's."
         if options.classes is not None:
-            places = read_class_map(options.classes, source, num_classes, teacher_names=own_names)
+            places = read_class_map(
+                options.classes, source, cache.manifest.classes, teacher_names=own.stated
+            )
             caption += " It is right where the label is likeliest through the map of classes."
     except KdcacheError as error:
         problem = f"The teacher is compared with no label: {error}"

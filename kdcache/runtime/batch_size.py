@@ -2,17 +2,21 @@
 device."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 from kdcache.deferred import torch
 from kdcache.errors import UsageError
+from kdcache.shapes import Size, sides
 
 AUTO: Literal["auto"] = "auto"
 BatchSize = int | Literal["auto"]
 
+_USUAL = 256
+_PIXELS_ON_CPU = 1 << 21
+"""Of the views that a CPU is given at once: more take memory, and are no faster."""
 ROOM = 0.8
 """Share of the device's memory that a size may take: the rest is for what a trial does not see,
 such as memory in pieces."""
@@ -25,15 +29,40 @@ _MOST_SECONDS = 10.0
 """After which no other size is tried."""
 
 
-def require_batch_size(size: BatchSize) -> None:
+def require_batch_size(size: BatchSize | None) -> None:
     """Raise a UsageError if a batch would have no view."""
-    if size != AUTO and size < 1:
+    if size is not None and size != AUTO and size < 1:
         raise UsageError(f"batch_size is {size}; it must be at least 1")
 
 
-def chosen(size: BatchSize) -> int:
+def usual_batch_size(device: str, sizes: Sequence[Size]) -> int:
+    """Return how many views at once a model is run on, not trained on, if the user does not say.
+
+    Args:
+        device: its type, `cpu` or `cuda`.
+        sizes: that each view is rendered at.
+    """
+    if device != "cpu":
+        return _USUAL
+    pixels = 1
+    for size in sizes:
+        height, width = sides(size)
+        pixels = max(pixels, height * width)
+    num_views = max(_PIXELS_ON_CPU // pixels, 1)
+    power_of_two = 1 << (num_views.bit_length() - 1)
+    return min(power_of_two, _USUAL)
+
+
+def at_most(limit: int, size: BatchSize) -> BatchSize:
+    """Return a size that is no larger than a limit; `auto` stays."""
+    if size == AUTO:
+        return size
+    return min(size, limit)
+
+
+def chosen(size: BatchSize | None) -> int:
     """Return a batch size that is a number by now."""
-    assert size != AUTO, "auto is replaced by a number before the first batch"
+    assert size is not None and size != AUTO, "it is a number before the first batch"
     return size
 
 

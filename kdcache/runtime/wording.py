@@ -15,7 +15,7 @@ def _form_of(number: int, noun: str) -> str:
     """Return a noun in its form after a number."""
     if number == 1:
         return noun
-    if noun.endswith("s"):
+    if noun.endswith(("s", "x")):
         return f"{noun}es"
     return f"{noun}s"
 

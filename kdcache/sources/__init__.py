@@ -18,12 +18,20 @@ from kdcache.sources.digits import DIGITS_TRAIN, Digits
 from kdcache.sources.masks import MaskSource
 from kdcache.sources.own import as_source
 from kdcache.sources.plain_images import WithoutObjects, open_plain_images, path_of_images
-from kdcache.sources.protocol import Sample, Source, class_names_of
+from kdcache.sources.protocol import (
+    AnnotationIds,
+    Sample,
+    Source,
+    annotation_ids_of,
+    class_names_of,
+    splits_of,
+)
 from kdcache.sources.registry import check_source, open_source
 from kdcache.sources.tars import TarSource
 
 __all__ = [
     "DIGITS_TRAIN",
+    "AnnotationIds",
     "BoxSource",
     "DatasetSource",
     "Digits",
@@ -32,6 +40,7 @@ __all__ = [
     "Source",
     "TarSource",
     "WithoutObjects",
+    "annotation_ids_of",
     "as_source",
     "check_source",
     "class_names_of",
@@ -39,6 +48,7 @@ __all__ = [
     "open_plain_images",
     "open_source",
     "path_of_images",
+    "splits_of",
     "stored_image",
     "stored_target",
 ]

@@ -16,7 +16,7 @@ from kdcache.sources.dataset import MapStyle
 from kdcache.sources.files import NO_FILE, stat_sizes
 from kdcache.sources.folder_files import and_more
 from kdcache.sources.listings import Array, require_unique_names
-from kdcache.sources.protocol import Contents, Sample
+from kdcache.sources.protocol import AnnotationIds, Contents, Sample
 from kdcache.targets.boxes import ClassBoxes
 from kdcache.targets.objects import ObjectBoxes
 
@@ -117,6 +117,7 @@ class BoxSource(MapStyle):
         *,
         classes: int,
         class_names: tuple[str, ...] | None = None,
+        annotation_ids: AnnotationIds | None = None,
     ) -> None:
         """Take the data set.
 
@@ -125,6 +126,7 @@ class BoxSource(MapStyle):
             spec: that it was opened from.
             classes: how many there are, none of them for the background.
             class_names: their names.
+            annotation_ids: of images and classes, where the annotations have them.
 
         Raises:
             SourceError: no sample, or two classes of one name.
@@ -133,6 +135,7 @@ class BoxSource(MapStyle):
         require_unique_names(class_names or (), self.spec)
         self.classes = classes
         self.class_names = class_names
+        self.annotation_ids = annotation_ids
         self._kind = ClassBoxes()
         self.fingerprint = self._fingerprint(dataset)
 
@@ -143,8 +146,9 @@ class BoxSource(MapStyle):
             UnreadableSampleError: the image cannot be decoded.
             SourceError: boxes that are not finite, too many, or do not belong to the image.
         """
-        image, target = self._pair(index, contents)
-        objects = self._kind.checked(target, image, self.classes, self._name(index))
+        name = self._name(index)
+        image, target = self._pair(index, name, contents)
+        objects = self._kind.checked(target, image, self.classes, name)
         return Sample(image, objects)
 
     def known_targets(self) -> None:

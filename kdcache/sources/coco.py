@@ -19,7 +19,7 @@ from kdcache.sources.boxes import BoxedImages, BoxSource, ObjectRows, require_fi
 from kdcache.sources.coco_file import CocoFile, read_coco
 from kdcache.sources.index_cache import Arrays, Names, is_settled, load_arrays, save_arrays
 from kdcache.sources.listings import Array
-from kdcache.sources.protocol import Source
+from kdcache.sources.protocol import AnnotationIds, Source
 from kdcache.targets.objects import ObjectBoxes
 
 NUM_KEPT = 10_000
@@ -87,8 +87,13 @@ def open_coco(spec: Spec) -> Source:
         f"coco {folder!r}",
         f"give the folder that it is below, add it, or remove it from {options.annotations}",
     )
-    names = file.categories
-    return BoxSource(dataset, spec, classes=len(names), class_names=names)
+    return BoxSource(
+        dataset,
+        spec,
+        classes=len(file.categories),
+        class_names=file.categories,
+        annotation_ids=AnnotationIds(file.image_ids.tolist(), file.category_ids.tolist()),
+    )
 
 
 def checked_coco(spec: Spec) -> tuple[CocoOptions, str]:
@@ -142,15 +147,24 @@ def _from_arrays(arrays: Arrays) -> CocoFile:
     objects = ObjectRows(arrays["counts"], arrays["rows"])
     names = list(Names(arrays["names"]))
     categories = tuple(Names(arrays["categories"]))
-    return CocoFile(names, arrays["sizes"], categories, objects)
+    return CocoFile(
+        names,
+        arrays["image_ids"],
+        arrays["sizes"],
+        categories,
+        arrays["category_ids"],
+        objects,
+    )
 
 
 def _to_arrays(file: CocoFile) -> Arrays:
     """Return arrays that hold what a file says."""
     return {
         "names": Names.of(file.names).text,
+        "image_ids": file.image_ids,
         "sizes": file.sizes,
         "categories": Names.of(file.categories).text,
+        "category_ids": file.category_ids,
         "counts": file.objects.counts,
         "rows": file.objects.rows,
     }

@@ -38,10 +38,14 @@ class CocoFile(NamedTuple):
 
     names: list[str]
     """Paths of the images, sorted."""
+    image_ids: Array
+    """Of each image, int64 `[images]`."""
     sizes: Array
     """Width and height of each image, int64 `[images, 2]`; 0 where the file does not say it."""
     categories: tuple[str, ...]
     """Names of the classes, by rising id."""
+    category_ids: Array
+    """Of each class, int64 `[classes]`."""
     objects: ObjectRows
     """Of the images, in their order."""
 
@@ -68,8 +72,14 @@ def read_coco(path: str) -> CocoFile:
     rows = _rows(annotations, classes, where)
     by_image = np.argsort(image_places, kind="stable")
     counts = np.bincount(image_places, minlength=len(names))
-    objects = ObjectRows(counts, rows[by_image])
-    return CocoFile(names, images.sizes[order], categories.names, objects)
+    return CocoFile(
+        names,
+        np.array(images.ids, np.int64)[order],
+        images.sizes[order],
+        categories.names,
+        np.array(categories.ids, np.int64),
+        ObjectRows(counts, rows[by_image]),
+    )
 
 
 class _Images(NamedTuple):

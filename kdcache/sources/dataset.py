@@ -3,7 +3,6 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -91,7 +90,7 @@ class MapStyle:
         """
         if self._encoded is None:
             return None
-        with self._reading(index):
+        with self._calling(self._name(index)), self._reading(index):
             return self._encoded(self._place(index))
 
     def keys(self) -> Iterable[str]:
@@ -126,7 +125,7 @@ class MapStyle:
         Raises:
             SourceError: they cannot be read.
         """
-        with self._reading(index):
+        with self._calling(self._name(index)), self._reading(index):
             place = self._place(index)
             if self._columns:
                 return self._stored_files(place)
@@ -145,19 +144,19 @@ class MapStyle:
             files.append(file_bytes(path))
         return tuple(files)
 
-    def _pair(self, index: int, contents: Contents | None) -> tuple[Image.Image, Any]:
+    def _pair(self, index: int, name: str, contents: Contents | None) -> tuple[Image.Image, Any]:
         """Return the image, decoded, and the target that the data set gives for sample `index`.
 
         Args:
             index: of the sample.
+            name: of the sample, for messages; to make it takes a microsecond.
             contents: of its files, from which it is decoded where the data set can do that.
 
         Raises:
             UnreadableSampleError: the image cannot be decoded.
             SourceError: the data set raises something else, or gives no pair, or no image.
         """
-        with self._reading(index):
-            name = self._name(index)
+        with self._calling(name), self._reading(index):
             item = self._item(self._place(index), contents)
             if not isinstance(item, (tuple, list)) or len(item) != 2:
                 raise SourceError(
@@ -173,15 +172,14 @@ class MapStyle:
             return self._dataset[place]
         return decode(place, contents)
 
-    @contextmanager
-    def _reading(self, index: int) -> Iterator[None]:
-        """Call the data set for sample `index`: whatever it raises is an error that names the
-        sample."""
-        with (
-            user_code(self._name(index), SourceError, way_out=MEND),
-            named(self.spec, index, self.key),
-        ):
-            yield
+    def _calling(self, name: str) -> user_code:
+        """Return the context of a call of the data set: whatever it raises is an error that names
+        the sample."""
+        return user_code(name, SourceError, way_out=MEND)
+
+    def _reading(self, index: int) -> named:
+        """Return the context in which sample `index` is read, inside that of the call."""
+        return named(self.spec, index, self.key)
 
     def _name(self, index: int) -> str:
         return sample_name(self.spec, index, self.key(index))
@@ -239,8 +237,9 @@ class DatasetSource(MapStyle):
             UnreadableSampleError: the image cannot be decoded.
             SourceError: the target is not a class index, or objects that cannot be.
         """
-        image, target = self._pair(index, contents)
-        checked_target = self._kind.checked(target, image, self.classes, self._name(index))
+        name = self._name(index)
+        image, target = self._pair(index, name, contents)
+        checked_target = self._kind.checked(target, image, self.classes, name)
         return Sample(image, checked_target)
 
     def known_targets(self) -> Numbers | None:

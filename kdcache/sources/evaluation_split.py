@@ -1,6 +1,7 @@
 """The data that a training is most likely evaluated on: what lies beside its training data."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from kdcache.config.spec import Spec, Value, parse_spec
@@ -8,18 +9,23 @@ from kdcache.sources.bare_paths import spec_of_path
 from kdcache.sources.registry import OPENERS
 
 _TRAIN = "train"
+_SPLIT = "split"
 _OTHERS = ("val", "valid", "validation", "test")
 """What stands in the place of `train` in the names of folders and files, the likeliest first."""
 _IN_ONE_ARCHIVE = frozenset(("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST"))
 """Sets of torchvision that come with their test split, `train=false`."""
 
 
-def evaluation_split(text: str) -> str | None:
+def evaluation_split(text: str, splits: Collection[str] = ()) -> str | None:
     """Return the spec of data to evaluate on, from that of data to train on; None if none is known.
 
-    It is the fold that was left out, the test split of a set that comes with it, or the folder or
-    file that is called `val` or `test` where this one is called `train`. Folders are looked at,
-    nothing is opened.
+    It is the fold that was left out, the test split of a set that comes with it, or what is called
+    `val` or `test` where this is called `train`: a split of the same data set, or a folder or file.
+    Folders are looked at, nothing is opened.
+
+    Args:
+        text: spec of the data to train on.
+        splits: that its data set holds, as its source tells.
 
     Raises:
         UsageError: no spec, or a path that is not there.
@@ -34,7 +40,7 @@ def evaluation_split(text: str) -> str | None:
     if spec.name == "torchvision":
         return _test_of_torchvision(spec)
     for word in _OTHERS:
-        other = _beside(spec, word)
+        other = _of_splits(spec, word, splits) or _beside(spec, word)
         if other is not None:
             return str(other)
     return None
@@ -44,6 +50,15 @@ def _test_of_torchvision(spec: Spec) -> str | None:
     if spec.arg not in _IN_ONE_ARCHIVE or spec.options.get(_TRAIN, True) is not True:
         return None
     return str(Spec(spec.name, spec.arg, {**spec.options, _TRAIN: False}))
+
+
+def _of_splits(spec: Spec, word: str, splits: Collection[str]) -> Spec | None:
+    """Return a spec with the split `word` in the place of `train`, whole or a part as in
+    `train[:80%]`; None if there is no such split."""
+    own, _, _ = str(spec.options.get(_SPLIT, _TRAIN)).partition("[")
+    if own != _TRAIN or word not in splits:
+        return None
+    return Spec(spec.name, spec.arg, {**spec.options, _SPLIT: word})
 
 
 def _beside(spec: Spec, word: str) -> Spec | None:

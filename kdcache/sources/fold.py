@@ -20,11 +20,13 @@ from kdcache.errors import SourceError, UsageError, quoted
 from kdcache.runtime.text_files import path_bytes
 from kdcache.sources.files import Numbers
 from kdcache.sources.protocol import (
+    AnnotationIds,
     Contents,
     Filed,
     Listed,
     Sample,
     Source,
+    annotation_ids_of,
     class_names_of,
     may_draw,
 )
@@ -101,6 +103,11 @@ class FoldSource:
         if not places:
             raise SourceError(f"source {spec} holds no sample; take another fold, or fewer folds")
         self._places = np.array(places)
+        ids = annotation_ids_of(whole)
+        self.annotation_ids: AnnotationIds | None = None
+        if ids is not None:
+            images = [ids.images[place] for place in places]
+            self.annotation_ids = AnnotationIds(images, ids.categories)
         self.fingerprint = hashlib.sha256(f"{whole.fingerprint} {fold}".encode()).hexdigest()
 
     def __len__(self) -> int:

@@ -131,6 +131,8 @@ class HubSource(DatasetSource):
     images."""
 
     _dataset: HubImages
+    splits: tuple[str, ...] = ()
+    """Of the data set, by name, where all are at hand."""
 
     def file_sizes(self) -> Numbers:
         """Return the bytes of each image, uint32 `[images, 1]`."""
@@ -166,12 +168,13 @@ def open_hub(spec: Spec) -> Source:
         )
     for key in options.keys() & _REFUSED.keys():
         raise UsageError(f"source hf takes no {key}: {_REFUSED[key]}")
-    table = _load(spec, options)
+    table, splits = _load(spec, options)
     _check_columns(spec, table, image, label)
     image_feature = type(table.features[image])
     undecoded = table.cast_column(image, image_feature(decode=False))
     images = HubImages(undecoded, image, label, classes)
     source = HubSource(images, spec, lists_targets=True)
+    source.splits = splits
     _check_targets(source, images.targets, label)
     return source
 
@@ -189,7 +192,8 @@ def _check_targets(source: HubSource, targets: Rows, label: str) -> None:
         )
 
 
-def _load(spec: Spec, options: dict[str, Value]) -> Any:
+def _load(spec: Spec, options: dict[str, Value]) -> tuple[Any, tuple[str, ...]]:
+    """Return the split that is asked for, and the names of all that there are."""
     try:
         import datasets  # noqa: PLC0415
     except ImportError as error:
@@ -206,8 +210,11 @@ def _load(spec: Spec, options: dict[str, Value]) -> Any:
         if not is_saved:
             split = options.pop("split", "train")
             with asking_hub():
-                return datasets.load_dataset(spec.arg, split=split, **options)
-        return _split(spec, datasets.load_from_disk(spec.arg), options)
+                table = datasets.load_dataset(spec.arg, split=split, **options)
+            return table, tuple(table.info.splits or ())
+        loaded = datasets.load_from_disk(spec.arg)
+        splits = tuple(loaded) if isinstance(loaded, dict) else ()
+        return _split(spec, loaded, options), splits
     except (KdcacheError, MemoryError):
         raise
     except Exception as error:  # of datasets, of the hub, of pyarrow, of whatever reads the files

@@ -20,7 +20,7 @@ from kdcache.runtime.text_files import path_bytes, path_text
 
 Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
 
-_VERSION = 1
+_VERSION = 2
 _DIGEST_BYTES = 32
 _SETTLED_NS = 10 * 10**9
 

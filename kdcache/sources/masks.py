@@ -97,11 +97,13 @@ class MaskSource(MapStyle):
             SourceError: a mask of another size than its image, of another kind, or with an id of no
                 class.
         """
-        image, mask = self._pair(index, contents)
-        with self._reading(index), about_mask():  # a mask's file may be read only now
+        name = self._name(index)
+        image, mask = self._pair(index, name, contents)
+        # a mask's file may be read only now
+        with self._calling(name), self._reading(index), about_mask():
             ids = self._id_array(mask, index)
         height, width = ids.shape
-        check_size((width, height), image.size, self._name(index))
+        check_size((width, height), image.size, name)
         classes = self._classes_of(ids, index)
         return Sample(image, Image.fromarray(classes))
 

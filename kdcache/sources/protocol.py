@@ -1,7 +1,7 @@
 """What a source is: samples by index, a stable key for each, and a fingerprint."""
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
@@ -22,6 +22,16 @@ class Sample(NamedTuple):
 
     image: Image.Image
     target: StoredTarget
+
+
+class AnnotationIds(NamedTuple):
+    """The ids by which a file of annotations calls images and classes; others' tools ask for
+    them."""
+
+    images: Sequence[int]
+    """Of each sample."""
+    categories: Sequence[int]
+    """Of each class."""
 
 
 @runtime_checkable
@@ -94,6 +104,19 @@ def class_names_of(source: Source) -> tuple[str, ...] | None:
     if names is None or len(names) != source.classes:
         return None
     return tuple(map(str, names))
+
+
+def annotation_ids_of(source: Source) -> AnnotationIds | None:
+    """Return the ids that a source's annotations have; None if they have none, as most."""
+    ids: AnnotationIds | None = getattr(source, "annotation_ids", None)
+    return ids
+
+
+def splits_of(source: Source) -> tuple[str, ...]:
+    """Return the names of the splits of a source's data set, its own among them; none if it does
+    not tell, as most."""
+    splits: tuple[str, ...] = getattr(source, "splits", ())
+    return splits
 
 
 def sample_name(spec: str, index: int, key: str) -> str:

@@ -1,5 +1,6 @@
 """The boxes that a detector finds in images, a line each."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,23 +9,29 @@ import torch
 from torch import Tensor
 
 from kdcache.models.detector_output import DetectorOutput
+from kdcache.runtime.files import write_file
 from kdcache.runtime.tables import Column, write_table
 from kdcache.shapes import Objects
+from kdcache.tasks.prediction_forms import RESULTS
 from kdcache.tasks.predictions import PredictionSettings
 from kdcache.views import Batch
 
 _SIDES = ("x0", "y0", "x1", "y1")
+_SIDE_DIGITS = 6
+_SCORE_DIGITS = 9
+"""Behind the point, of results: so no two scores of a detector become equal."""
 _Table = np.ndarray
 """Boxes, `[boxes, 6]`: class, score, and the sides in pixels of the image."""
 
 
 class BoxPredictions:
-    """The boxes of each image, in pixels of the image, with class and score, in a table."""
+    """The boxes of each image, in pixels of the image, with class and score, in a table or in
+    COCO's results, as the name of the file ends."""
 
     def __init__(self, settings: PredictionSettings) -> None:
         """Begin with no image."""
         self._settings = settings
-        self._keys: list[str] = []
+        self._images: list[int] = []
         self._boxes: list[_Table] = [np.empty((0, 6))]
 
     def read(self, output: DetectorOutput, batch: Batch) -> list[Tensor]:
@@ -40,7 +47,7 @@ class BoxPredictions:
         """Take a batch; of each image the surest box comes first."""
         objects = batch.labels.objects
         assert objects is not None, "images are opened with where they are in their views"
-        for place, key in keys.items():
+        for place in keys:
             table = fetched[place].numpy()
             is_told = np.isfinite(table).all(1)
             if self._settings.threshold is not None:
@@ -49,23 +56,50 @@ class BoxPredictions:
             table = table[np.argsort(-table[:, 1], kind="stable")]
             table[:, 2:] = _in_image(table[:, 2:], objects, place)
             self._boxes.append(table)
-            self._keys += [key] * len(table)
+            self._images += [int(batch.rows[place])] * len(table)
 
     def write(self) -> dict[str, Any]:
-        """Write the table, and return how many `boxes` there are.
+        """Write the file, and return how many `boxes` there are.
 
         Raises:
             KdcacheError: the file cannot be written.
         """
         table = np.concatenate(self._boxes)
+        if self._settings.out.suffix.lower() == RESULTS:
+            write_file(self._settings.out, self._results(table))
+        else:
+            write_table(self._settings.out, self._columns(table))
+        return {"boxes": len(table)}
+
+    def _columns(self, table: _Table) -> dict[str, Column]:
+        keys = [self._settings.keys[image] for image in self._images]
         classes = table[:, 0].astype(np.int64)
         names = [self._settings.class_names[number] for number in classes.tolist()]
-        columns: dict[str, Column] = {"key": self._keys, "class": classes, "name": names}
+        columns: dict[str, Column] = {"key": keys, "class": classes, "name": names}
         columns["score"] = table[:, 1].astype(np.float32)
         for place, side in enumerate(_SIDES, start=2):
             columns[side] = table[:, place].astype(np.float32)
-        write_table(self._settings.out, columns)
-        return {"boxes": len(table)}
+        return columns
+
+    def _results(self, table: _Table) -> bytes:
+        """Return the JSON that COCO's tools load as results (https://cocodataset.org/#format-results),
+        a line for each box. Images and classes that are not annotated are numbered from 0."""
+        ids = self._settings.ids
+        classes = table[:, 0].astype(np.int64).tolist()
+        scores = table[:, 1].round(_SCORE_DIGITS).tolist()
+        sides = np.concatenate([table[:, 2:4], table[:, 4:] - table[:, 2:4]], axis=1)
+        bboxes = sides.round(_SIDE_DIGITS).tolist()
+        lines = []
+        for image, number, bbox, score in zip(self._images, classes, bboxes, scores, strict=True):
+            entry = {
+                "image_id": image if ids is None else ids.images[image],
+                "category_id": number if ids is None else ids.categories[number],
+                "bbox": bbox,
+                "score": score,
+            }
+            lines.append(json.dumps(entry))
+        content = ",\n".join(lines)
+        return f"[{content}]\n".encode()
 
 
 def _in_image(boxes: np.ndarray, objects: Objects, view: int) -> np.ndarray:

@@ -8,6 +8,8 @@ from kdcache.errors import UsageError
 from kdcache.runtime.tables import CSV, PARQUET
 from kdcache.targets import ClassBoxes, ClassLabel, ClassMask
 
+RESULTS = ".json"
+"""The ending of a file of COCO's results."""
 SETTINGS = ("top_k", "threshold", "window", "align_corners")
 """Those that not all tasks have."""
 
@@ -25,7 +27,9 @@ class PredictionForm:
 FORMS: Mapping[str, PredictionForm] = {
     ClassLabel.task: PredictionForm(endings=(CSV, PARQUET), settings=frozenset({"top_k"})),
     ClassMask.task: PredictionForm(endings=(), settings=frozenset({"window", "align_corners"})),
-    ClassBoxes.task: PredictionForm(endings=(CSV, PARQUET), settings=frozenset({"threshold"})),
+    ClassBoxes.task: PredictionForm(
+        endings=(CSV, PARQUET, RESULTS), settings=frozenset({"threshold"})
+    ),
 }
 """By task."""
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from kdcache.sources import AnnotationIds
 from kdcache.views import Batch
 
 
@@ -20,6 +21,8 @@ class PredictionSettings:
     """Of all classes of the model."""
     keys: Sequence[str]
     """Of all images."""
+    ids: AnnotationIds | None = None
+    """Of all images and classes, if they are annotated."""
     top_k: int | None = None
     """How many classes of each image are told; by default 5, or all if there are fewer."""
     threshold: float | None = None

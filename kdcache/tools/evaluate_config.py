@@ -35,8 +35,9 @@ class EvaluateConfig:
     else they are seen whole."""
     align_corners: bool | None = None
     """Whether maps of segmentation are upsampled so; by default as in the run, else not."""
-    batch_size: BatchSize = 256
-    """Views of a batch; `auto` tries on the device how many are fastest."""
+    batch_size: BatchSize | None = None
+    """Views of a batch; `auto` tries on the device how many are fastest. By default as in a
+    dump."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:

@@ -20,7 +20,6 @@ from kdcache.views import Recipe
 
 _MOST_TOGETHER = 16
 """Students side by side, all of which are in memory."""
-_BATCH_SIZE = 256
 Scores = Mapping[str, float]
 Results = dict[str, Scores | KdcacheError]
 """The scores of each run by its folder, or why there are none."""
@@ -144,7 +143,6 @@ def _pass(first: _Student, models: Sequence[VisionModel], compute: Compute) -> l
         None,
         first.views,
         sizes=list(dict.fromkeys(sizes)),
-        batch_size=_BATCH_SIZE,
         window=run.eval_window,
         align_corners=run.align_corners,
         compute=compute,

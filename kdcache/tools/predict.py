@@ -1,6 +1,6 @@
 """What a saved model sees in images, written to a file or a folder."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,19 +9,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.errors import UnreadableSampleError, UsageError, quoted
-from kdcache.models.batch_trial import fastest_batch
+from kdcache.errors import MismatchError, UnreadableSampleError, UsageError, quoted
+from kdcache.models.batch_trial import settled_batch_size
 from kdcache.models.inference import run_on_device
 from kdcache.models.vision_model import VisionModel
 from kdcache.runtime.console import progress, say
 from kdcache.runtime.device import Compute
 from kdcache.runtime.launch import own_place
+from kdcache.runtime.tables import CSV, PARQUET
+from kdcache.runtime.wording import counted
 from kdcache.shapes import Size
-from kdcache.sources import Source, WithoutObjects, open_plain_images, open_source
+from kdcache.sources import (
+    AnnotationIds,
+    Source,
+    WithoutObjects,
+    annotation_ids_of,
+    open_plain_images,
+    open_source,
+)
 from kdcache.targets import target_kind, task_of
 from kdcache.tasks import Task, open_task
+from kdcache.tasks.prediction_forms import RESULTS
 from kdcache.tasks.predictions import Predictions, PredictionSettings
-from kdcache.tools.opened_model import model_of_own_classes
+from kdcache.tools.opened_model import OpenedModel, model_of_own_classes
 from kdcache.tools.predict_config import PredictConfig, check_out, check_place
 from kdcache.tools.saved_classes import known_task
 from kdcache.tools.saved_model import SavedModel, find_model
@@ -37,9 +47,9 @@ _MOST_OUTSIDE = 0.5
 def predict_saved(config: PredictConfig) -> dict[str, Any]:
     """Write what a model sees in images, and return what was done.
 
-    Of classification that is a table of the likeliest classes, of detection one of boxes, and of
-    segmentation a folder of images of class indices. An image that cannot be read is left out,
-    which is told.
+    Of classification that is a table of the likeliest classes, of detection one of boxes or COCO's
+    results, and of segmentation a folder of images of class indices. An image that cannot be read
+    is left out, which is told.
 
     Returns:
         `model` (its spec), `task`, `data`, `recipe`, `out`, `images` (without those that are left
@@ -64,7 +74,7 @@ def predict_saved(config: PredictConfig) -> dict[str, Any]:
         saved, config.classes, task=name, training=training, labelled=labelled
     )
     task = _task(config, saved, name)
-    predictions = task.predictions(_settings(config, source, opened.class_names))
+    predictions = task.predictions(_settings(config, source, opened))
     num_images, num_unreadable = _predict(
         config,
         task=task,
@@ -97,16 +107,37 @@ def _task(config: PredictConfig, saved: SavedModel, name: str) -> Task:
     return open_task(name, align_corners=bool(align_corners), window=window)
 
 
-def _settings(
-    config: PredictConfig, source: Source, class_names: Sequence[str]
-) -> PredictionSettings:
+def _settings(config: PredictConfig, source: Source, opened: OpenedModel) -> PredictionSettings:
+    ids = None
+    if config.ending == RESULTS:
+        ids = _ids(source, opened)
     return PredictionSettings(
         out=Path(config.out),
-        class_names=class_names,
+        class_names=opened.class_names,
+        ids=ids,
         keys=[source.key(index) for index in range(len(source))],
         top_k=config.top_k,
         threshold=config.threshold,
     )
+
+
+def _ids(source: Source, opened: OpenedModel) -> AnnotationIds | None:
+    """Return the ids that the annotations of a source have; None if they have none.
+
+    Raises:
+        MismatchError: they are of other classes than the model.
+    """
+    ids = annotation_ids_of(source)
+    if ids is None:
+        return None
+    if len(ids.categories) != opened.num_classes:
+        raise MismatchError(
+            f"data {source.spec} has {counted(source.classes, 'class')}, and the model"
+            f" {opened.num_classes}: results have the ids of the data's classes; give annotations"
+            f" of the model's classes, or write a table, {CSV} or {PARQUET}"
+        )
+    opened.saved.require_order(source)
+    return ids
 
 
 def _predict(
@@ -129,7 +160,7 @@ def _predict(
     size = None if task.scores_whole_images else model.preprocessing.size
     batch_size = 1  # of views as large as their images
     if recipe.at(size).size is not None:
-        batch_size = fastest_batch(model, images, recipe, compute, config.batch_size)
+        batch_size = settled_batch_size(model, images, recipe, compute, config.batch_size)
     loader = _loader(batch_size, images, recipe, size, compute)
     reasons: list[str] = []
 

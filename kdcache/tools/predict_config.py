@@ -22,7 +22,8 @@ class PredictConfig:
     model: str
     """The folder of a run, or the spec of a model with its weights."""
     out: str
-    """What is written: a file, `.csv` or `.parquet`, or of segmentation a new folder."""
+    """What is written: a file, `.csv` or `.parquet`, or `.json` for COCO's results of detection; of
+    segmentation a new folder."""
     data: str | None = None
     """A folder of images or one image, without labels, or the spec of a source; by default the
     run's evaluation data."""
@@ -41,9 +42,9 @@ class PredictConfig:
     """Their number, or a text file with a name on each line; by default what the weights say."""
     recipe: str | None = None
     """Of the views; by default the run's recipe of evaluation, else one for the task."""
-    batch_size: BatchSize = 256
-    """Views of a batch; `auto` tries on the device how many are fastest. Of views as large as their
-    images there is one in a batch."""
+    batch_size: BatchSize | None = None
+    """Views of a batch; `auto` tries on the device how many are fastest. By default as in a dump.
+    Of views as large as their images there is one in a batch."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:

@@ -89,7 +89,7 @@ class SavedModel:
                 f"data {source.spec} has the model's classes in another order: it calls {contrast};"
                 " give data of the same order"
             )
-        say(f"note: data {source.spec} calls {contrast}; scores are by place, not by name")
+        say(f"note: data {source.spec} calls {contrast}; classes go by place, not by name")
 
 
 def find_model(text: str) -> SavedModel:

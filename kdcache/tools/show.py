@@ -11,17 +11,23 @@ import numpy as np
 from kdcache.cache import Cache
 from kdcache.cache.source import local_images, views_of
 from kdcache.codec_error.plot import check_plot
-from kdcache.config.files import recorded_settings
 from kdcache.errors import KdcacheError, UsageError, brief, printable
+from kdcache.loader.cache_specs import NO_OPTIONS, CacheOptions
 from kdcache.shapes import Views
-from kdcache.sources import Source, class_names_of
 from kdcache.tasks import open_task
 from kdcache.tasks.picture import Picture, ShownView
+from kdcache.tools.teacher_classes import class_names, first_of_teacher, names_through_map
 from kdcache.views.permutation import row_of
 
 
 def show_view(
-    cache: Cache, file: str | Path, *, index: int, seed: int, data: str | None = None
+    cache: Cache,
+    file: str | Path,
+    *,
+    index: int,
+    seed: int,
+    data: str | None = None,
+    options: CacheOptions = NO_OPTIONS,
 ) -> dict[str, Any]:
     """Draw sample `index` of the source under `seed` into `file`.
 
@@ -33,20 +39,21 @@ def show_view(
         index: of the sample in the source.
         seed: of the view.
         data: spec of the source; by default the images that the cache holds.
+        options: a map of classes, and names, of a teacher of other classes than the data's.
 
     Returns:
         `file`, `sample` (its key), `row` (its row of the cache) and the teacher's `confidence`, see
         `Picture`.
 
     Raises:
-        UsageError: no such sample, no such format, logits that cannot be drawn, or a source that
-            must be named.
+        UsageError: no such sample, no such format, logits that cannot be drawn, a source that must
+            be named, or a map of classes that does not fit.
         MismatchError: data that is not the cache's source.
         CacheError: a view that the cache lacks, or a damaged unit.
         KdcacheError: matplotlib is not installed, or the file cannot be written.
     """
     check_plot(file)
-    drawn = draw_view(cache, index=index, seed=seed, data=data)
+    drawn = draw_view(cache, index=index, seed=seed, data=data, options=options)
     _save(drawn.picture.figure, file, f"{drawn.key}, seed {seed}")
     confidence = drawn.picture.confidence
     return {"file": str(file), "sample": drawn.key, "row": drawn.row, "confidence": confidence}
@@ -77,6 +84,7 @@ def draw_view(
     index: int,
     seed: int,
     data: str | None = None,
+    options: CacheOptions = NO_OPTIONS,
     student: Student | None = None,
 ) -> DrawnView:
     """Return the picture of sample `index` of the source under `seed`, see `show_view`; with what a
@@ -99,7 +107,7 @@ def draw_view(
     first_class = first_of_teacher(cache, source)
     names = class_names(source)
     if first_class:
-        names += [f"teacher's {number}" for number in range(cache.manifest.classes)]
+        names += names_through_map(cache, source, options).names
     pixels = batch.views[0][0].permute(1, 2, 0).numpy()
     layout = cache.manifest.layout
     view = ShownView(pixels, batch.labels, teacher, layout, names, first_class)
@@ -107,28 +115,6 @@ def draw_view(
     if student is not None:
         view = task.shown(view, student.output(batch.views[0]), student.name)
     return DrawnView(task.picture(view), source.key(index), row)
-
-
-def class_names(source: Source) -> list[str]:
-    """Return the names of a source's classes; their numbers where it has none."""
-    names = class_names_of(source) or range(source.classes)
-    return list(map(str, names))
-
-
-def first_of_teacher(cache: Cache, source: Source) -> int:
-    """Return where the teacher's classes begin among all that are drawn: 0 if they are those of the
-    data.
-
-    A teacher of other classes, dumped with `teacher_classes`, is neither right nor wrong, and the
-    names of the data are not those of its classes.
-    """
-    made_by = cache.manifest.made_by
-    for origin in made_by.origins():
-        made_by = origin.made_by
-    has_others = cache.manifest.classes != source.classes
-    if has_others or "teacher_classes" in recorded_settings(made_by.config):
-        return source.classes
-    return 0
 
 
 def _save(figure: Any, file: str | Path, title: str) -> None:

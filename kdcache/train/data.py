@@ -28,7 +28,13 @@ from kdcache.targets import target_kind, task_of
 from kdcache.tasks import Task, open_task
 from kdcache.tasks.seen_labels import SeenLabels
 from kdcache.train.config import TrainConfig
-from kdcache.train.parts import open_evaluation, open_student, placed_student, require_possible
+from kdcache.train.parts import (
+    open_evaluation,
+    open_student,
+    placed_student,
+    require_possible,
+    require_size,
+)
 from kdcache.train.preflight import check_training
 from kdcache.views import Batch, seed_generators
 
@@ -114,6 +120,7 @@ class TrainingData:
     def _opened(self, config: TrainConfig, loss: Loss, replay: Replay) -> OpenedStudent:
         seed_generators(config.run_seed, 0)
         student = open_student(config.student, replay, self.task.name)
+        require_size(loss, student, config, replay.source.classes)
         model = placed_student(student, self.compute, sync_batch_norm=config.sync_batch_norm)
         return OpenedStudent(student, model, loss)
 

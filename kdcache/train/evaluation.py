@@ -22,7 +22,7 @@ from kdcache.models.inference import model_code
 from kdcache.models.modules import device_of, kept_modes
 from kdcache.models.vision_model import num_classes
 from kdcache.models.wrapping import wrapped
-from kdcache.runtime.batch_size import AUTO, BatchSize, views_at_once
+from kdcache.runtime.batch_size import AUTO, BatchSize, usual_batch_size, views_at_once
 from kdcache.runtime.console import progress
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.runtime.distributed import (
@@ -55,8 +55,8 @@ class Evaluation:
         recipe: Recipe,
         *,
         sizes: Sequence[Size],
-        batch_size: BatchSize,
         compute: Compute,
+        batch_size: BatchSize | None = None,
         window: Sequence[int] | None = None,
         align_corners: bool = False,
         class_names: Sequence[str] | None = None,
@@ -70,9 +70,10 @@ class Evaluation:
             recipe: of evaluation views.
             sizes: of the models' inputs, each once; views of segmentation have the recipe's own
                 size.
-            batch_size: views of a batch, over all processes; of views as large as their images
-                there is one in a batch. With `auto`, `take_fastest_batches` is to follow.
             compute: where and how models run.
+            batch_size: views of a batch, over all processes; by default what is usual on the
+                device. Of views as large as their images there is one in a batch. With `auto`,
+                `take_fastest_batches` is to follow.
             window: height and width of windows that slide over the views of segmentation; by
                 default they are seen whole.
             align_corners: how maps of segmentation are upsampled.
@@ -101,10 +102,16 @@ class Evaluation:
         self._dataset = ViewDataset(
             self.source, recipe, order, sizes=view_sizes, skip_unreadable=True
         )
-        share = 1
-        if batch_size != AUTO and recipe.size is not None:
-            share = max(batch_size // world_size(), 1)
-        self._divide(share)
+        self._divide(self._share(batch_size))
+
+    def _share(self, batch_size: BatchSize | None) -> int:
+        """Return how many views this process has of a batch."""
+        if batch_size == AUTO or self.recipe.size is None:
+            return 1
+        if batch_size is None:
+            sizes = [recipe.input_size for recipe in self._dataset.recipes]
+            batch_size = usual_batch_size(self._compute.device.type, sizes)
+        return max(batch_size // world_size(), 1)
 
     def _divide(self, share: int) -> None:
         """Divide the views into batches of which this process has `share` views each."""
@@ -278,7 +285,7 @@ def evaluate(
     size: Size | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     num_workers: int | None = None,
     device: str | None = None,
     precision: Literal["float32", "bfloat16", "float16"] = "float32",
@@ -298,7 +305,7 @@ def evaluate(
         size: input size; by default the model's, as timm's say it, or the recipe's.
         mean: of pixels scaled to 0 to 1, one number or one a channel; by default the model's.
         std: as `mean`.
-        batch_size: views of a batch, over all processes.
+        batch_size: views of a batch, over all processes; by default 256, on a CPU fewer large ones.
         num_workers: processes that render views; by default one for each core, up to 8.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, to which the model goes; by default where it is.
         precision: the autocast type of the model.
@@ -311,7 +318,10 @@ def evaluate(
         KdcacheError: data that cannot be opened, samples that cannot be read, a model that does not
             take them.
     """
-    if min([batch_size, *(window or ())]) < 1:
+    counts = [*(window or ())]
+    if batch_size is not None:
+        counts.append(batch_size)
+    if min(counts, default=1) < 1:
         raise UsageError(
             f"batch_size is {batch_size}, window {window}; views and pixels are at least 1"
         )

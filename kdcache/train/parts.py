@@ -3,6 +3,7 @@ on."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from math import prod
 from typing import Any
 
 from torch import nn
@@ -14,6 +15,7 @@ from kdcache.losses import Loss
 from kdcache.models.first_batch import require_trainable
 from kdcache.models.model import open_model
 from kdcache.models.vision_model import VisionModel
+from kdcache.runtime.batch_size import chosen
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import world_size
 from kdcache.shapes import Size
@@ -22,6 +24,9 @@ from kdcache.tasks.seen_labels import SeenLabels
 from kdcache.train.config import EmaConfig, TrainConfig
 from kdcache.train.evaluation import Evaluation, evaluation_recipe
 from kdcache.views import Recipe
+
+_PLACE_AXES = 2
+"""Of a segment: height and width; behind them anchors at each place, whose classes are one row."""
 
 
 def require_possible(task: Task, loss: Loss, config: TrainConfig, recipe: Recipe) -> None:
@@ -47,6 +52,31 @@ def open_student(spec: str, replay: Replay, task_name: str) -> VisionModel:
     student = open_model(spec, classes=replay.source.classes, recipe=replay.recipe, task=task_name)
     require_trainable(student)
     return student
+
+
+def require_size(loss: Loss, student: VisionModel, config: TrainConfig, classes: int) -> None:
+    """Check that a loss can compare all that a part of a batch has.
+
+    Rows are the views of all processes, or the places in them of the first map, or of the finest
+    level. Of proposals each view has its own number, so that nothing is known of them here.
+
+    Args:
+        loss: of the training.
+        student: whose logits it is given.
+        config: of the training.
+        classes: of the data.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    layout = student.layout
+    if layout.has_boxes:
+        return
+    views = chosen(config.batch_size) // config.accumulate
+    shape = layout.segments[0].shape
+    num_places = prod(shape[:_PLACE_AXES])
+    num_anchors = prod(shape[_PLACE_AXES:])
+    loss.require_size(views * num_places, layout.row_width(classes) * num_anchors)
 
 
 def placed_student(student: VisionModel, compute: Compute, *, sync_batch_norm: bool) -> nn.Module:

@@ -32,6 +32,7 @@ from kdcache.errors import (
 )
 from kdcache.models.model import open_model
 from kdcache.models.vision_model import VisionModel
+from kdcache.runtime.batch_size import BatchSize, require_batch_size
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.sources import Source
@@ -47,7 +48,6 @@ from kdcache.verify.views import check_views, probed_commits
 
 TEACHER_VIEWS = 64
 """Views that are rendered and run again where a teacher is given and no number."""
-_BATCH_SIZE = 256
 _FAULTS = (CacheError, CodecError, ViewMismatchError, UnreadableSampleError)
 """What is wrong with the cache, or with what it was made from, rather than with the command."""
 
@@ -60,7 +60,7 @@ def verify_cache(
     contents: bool = False,
     data: str | None = None,
     teacher: str | None = None,
-    batch_size: int | None = None,
+    batch_size: BatchSize | None = None,
     compute: ComputeConfig | None = None,
     report: str | Path | None = None,
     complete: bool = False,
@@ -79,7 +79,8 @@ def verify_cache(
         data: spec of the source for these; by default the images that the cache holds.
         teacher: spec of the teacher, to run it again on as many views and compare its logits with
             the records.
-        batch_size: views of one of its forward passes; by default 256.
+        batch_size: views of one of its forward passes, by default 256, on a CPU fewer large ones;
+            `auto` tries how many are fastest.
         compute: where and how it runs; by default in the precision of the dump.
         report: file that gets a line of JSON for each unit that was checked. Units of which it says
             already that they are whole are not read again; only their commits are.
@@ -134,7 +135,7 @@ def verify_cache(
                     source,
                     model,
                     views=num_views,
-                    batch_size=batch_size or _BATCH_SIZE,
+                    batch_size=batch_size,
                     compute=device,
                 )
                 faults += logits_faults(cache, model, result["teacher"])
@@ -185,7 +186,7 @@ def _require_use(
     views: int | None,
     data: str | None,
     teacher: str | None,
-    batch_size: int | None,
+    batch_size: BatchSize | None,
     *,
     is_used: bool,
     is_placed: bool,
@@ -201,8 +202,7 @@ def _require_use(
             f"data {data} is opened to render views, and none are asked for; give --views N,"
             " --contents or --teacher SPEC too"
         )
-    if batch_size is not None and batch_size < 1:
-        raise UsageError(f"batch_size is {batch_size}; it must be at least 1")
+    require_batch_size(batch_size)
     if teacher is None and (batch_size is not None or is_placed):
         raise UsageError(
             "--batch-size, --workers, --device and --precision say how a teacher runs; give"

@@ -15,10 +15,12 @@ from kdcache.cache.source import local_images
 from kdcache.codecs import Codec, boxes_of, encoded, open_codec
 from kdcache.config.spec import build
 from kdcache.errors import CacheError, MismatchError, brief
+from kdcache.models.batch_trial import settled_batch_of_views
 from kdcache.models.inference import ReadOut, run_models
 from kdcache.models.modules import state_sha256
 from kdcache.models.vision_model import TeacherLogits, VisionModel
 from kdcache.positions import Boxes
+from kdcache.runtime.batch_size import BatchSize
 from kdcache.runtime.console import progress
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.shapes import PerRow, Records, Rows, ViewLogits, as_size
@@ -108,7 +110,7 @@ def compare_logits(
     model: VisionModel,
     *,
     views: int,
-    batch_size: int,
+    batch_size: BatchSize | None,
     compute: Compute,
 ) -> dict[str, Any]:
     """Run the teacher again on about `views` views, spread over seeds and units, and compare its
@@ -124,7 +126,8 @@ def compare_logits(
         source: the one that it was made from.
         model: its teacher.
         views: about how many views to run.
-        batch_size: views of one forward pass.
+        batch_size: views of one forward pass; `auto` tries how many are fastest, and None takes
+            what is usual on the device.
         compute: where and how the teacher runs.
 
     Returns:
@@ -150,7 +153,9 @@ def compare_logits(
     with local_images(source, [commit for commit, _ in parts]):
         records = _read(cache, parts)
         boxes = boxes_of(cache.codec, records)
-        logits = _run(model, dataset, requests, batch_size, compute, boxes=boxes)
+        all_rows = np.concatenate([rows for _, rows in parts])
+        size = settled_batch_of_views([model], dataset, all_rows, compute, batch_size)
+        logits = _run(model, dataset, requests, size, compute, boxes=boxes)
     comparison = _comparison(cache.codec, records, TeacherLogits(logits, boxes))
     comparison["precision"] = compute.config.precision
     return comparison

@@ -50,6 +50,19 @@ def test_a_view_is_drawn(caches: Path, tmp_path: Path, name: str, data: str) -> 
         assert {colour[0] for _, colour in colours} >= {0, 40, 80, 120}
 
 
+def texts_that_are_drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what matplotlib is given to write, from now on."""
+    written: list[str] = []
+    set_text = Text.set_text
+
+    def noting(self: Text, text: object) -> None:
+        written.append(str(text))
+        set_text(self, text)
+
+    monkeypatch.setattr(Text, "set_text", noting)
+    return written
+
+
 @pytest.mark.parametrize("name", ["digits", "maps"])
 def test_a_teacher_of_other_classes_is_told_by_numbers_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -68,14 +81,7 @@ def test_a_teacher_of_other_classes_is_told_by_numbers_of_its_own(
     else:
         settings = {"data": NAMED, "teacher": f"{CONV},classes=14"}
     dump(tmp_path / "cache", teacher_classes=9 if name == "maps" else 14, seeds="0:1", **settings)
-    written: list[str] = []
-    set_text = Text.set_text
-
-    def noting(self: Text, text: object) -> None:
-        written.append(str(text))
-        set_text(self, text)
-
-    monkeypatch.setattr(Text, "set_text", noting)
+    written = texts_that_are_drawn(monkeypatch)
     words = ["--view", "3:0", "-o", str(tmp_path / "view.png"), "--data", settings["data"]]
     done = CliRunner().invoke(main, ["show", str(tmp_path / "cache"), *words])
     assert done.exit_code == 0, done.output
@@ -87,6 +93,33 @@ def test_a_teacher_of_other_classes_is_told_by_numbers_of_its_own(
         )
     else:
         assert len(theirs) == 5 and any(text.startswith("label: digit ") for text in written)
+
+
+def test_classes_of_a_mapped_teacher_have_their_names_and_those_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dump(tmp_path / "cache", data=NAMED, teacher=f"{CONV},classes=14", teacher_classes=14,
+         seeds="0:1")  # fmt: skip
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"shape {number}\n" for number in range(13)) + "digit 9\n")
+    lines = [f"digit {number % 9},shape {number}\n" for number in range(10)]
+    (tmp_path / "map.csv").write_text("".join(lines) + "digit 9,digit 9\n")
+    expected = {f"shape {number} (digit {number % 9})" for number in range(10)}
+    expected |= {"shape 10", "shape 11", "shape 12", "digit 9"}
+    written = texts_that_are_drawn(monkeypatch)
+    place = ["--view", "3:0", "-o", str(tmp_path / "view.png"), "--data", NAMED]
+    cache = f"{tmp_path}/cache,classes={tmp_path}/map.csv,names={names}"
+    done = CliRunner().invoke(main, ["show", cache, *place])
+    assert done.exit_code == 0, done.output
+    drawn = {text for text in written if text in expected}
+    assert len(drawn) == 5 and any("(" in text for text in drawn)
+    for options, message in {
+        f"names={names}": "add classes=FILE.csv",
+        f"classes={tmp_path}/none.csv": "none.csv",
+        f"class={tmp_path}/map.csv": "did you mean 'classes'",
+    }.items():
+        done = CliRunner().invoke(main, ["show", f"{tmp_path}/cache,{options}", *place])
+        assert done.exit_code != 0 and message in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -342,6 +342,11 @@ def test_samples_that_cannot_be_read_are_left_out(
     assert len(opened.teacher) == 10 and len(set(opened.groups)) == 5
     assert "2 of 12 views are left out: their samples cannot be read" in capsys.readouterr().err
     torch.testing.assert_close(opened.teacher[:5], opened.student[5:])
+    tried = pairs_from_teacher(
+        "tiny_models:conv,classes=2", views=12, batch_size="auto", **settings
+    )
+    torch.testing.assert_close(tried.teacher, opened.teacher)
+    assert "note: batch_size auto is" in capsys.readouterr().err
     dump(
         tmp_path / "cache",
         data=settings["data"],
@@ -453,6 +458,7 @@ def test_settings_that_cannot_be_measured(
         ({"logits": "a.npz", "tau": (1.0, 0.0)}, "tau is 0.0; it must be above 0"),
         ({"logits": "a.npz", "tau": (float("nan"),)}, "tau is nan; it must be above 0"),
         ({"logits": "a.npz", "batch_size": (1,)}, "batch_size is 1; it must be at least 2"),
+        ({"logits": "a.npz", "batch_size": ("auto",)}, "auto is for models, and none is run"),
         ({"logits": "cache", "views": 0}, "views is 0; it must be at least 2"),
     ],
 )
@@ -469,3 +475,18 @@ def test_a_temperature_or_size_given_twice_is_measured_once(tmp_path: Path) -> N
     result = measure_codec_error(twice)
     assert result["taus"] == [2.0, 1.0] and result["batch_sizes"] == [32]
     assert [case["tau"] for case in result["codecs"][0]["gradients"]] == [2.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "of_loss", "of_models"),
+    [
+        ((64, 32, 64), [64, 32], 32),
+        (("auto",), [256], "auto"),
+        ((64, "auto"), [64], "auto"),
+    ],
+)
+def test_auto_is_for_models_and_numbers_for_the_loss(
+    batch_size: tuple[Any, ...], of_loss: list[int], of_models: int | str
+) -> None:
+    config = CodecErrorConfig(teacher=CONV, data="digits", recipe="digits", batch_size=batch_size)
+    assert config.loss_sizes == of_loss and config.model_size == of_models

@@ -128,6 +128,15 @@ def test_other_weights_are_another_teacher(path: Path) -> None:
         of_objects(path, teacher=tiny_models.conv(seed=8))
 
 
+def test_the_usual_batch_size_is_recorded_and_changes_no_fingerprint(
+    path: Path, tmp_path: Path
+) -> None:
+    of_objects(tmp_path / "usual", batch_size=None)
+    cache = kdcache.open_cache(tmp_path / "usual")
+    assert recorded_settings(cache.manifest.made_by.config)["batch_size"] == 256
+    cache.require(kdcache.open_cache(path).manifest)  # which says 128
+
+
 def test_a_batch_size_that_is_tried_gives_the_same_logits_and_is_recorded(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,18 +4,18 @@ import pytest
 from runs import DIGITS, IN_PROCESS
 
 from kdcache.errors import KdcacheError
-from kdcache.models.batch_trial import fastest_batch
+from kdcache.models.batch_trial import settled_batch_size
 from kdcache.models.model import open_model
-from kdcache.runtime.batch_size import BatchSize
+from kdcache.runtime.batch_size import BatchSize, usual_batch_size
 from kdcache.runtime.device import Compute
 from kdcache.sources import open_source
 from kdcache.views import load_recipe
 
 
-def tried(model: str, size: BatchSize = "auto", data: str = DIGITS) -> int:
+def tried(model: str, size: BatchSize | None = "auto", data: str = DIGITS) -> int:
     recipe = load_recipe("digits")
     opened = open_model(f"{model},mean=0.5,std=0.25", classes=10, recipe=recipe)
-    return fastest_batch(opened, open_source(data), recipe, Compute(IN_PROCESS), size)
+    return settled_batch_size(opened, open_source(data), recipe, Compute(IN_PROCESS), size)
 
 
 def test_a_size_is_tried_and_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,12 +33,17 @@ def test_a_number_is_taken_without_a_trial(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == ""
 
 
+def test_without_a_number_it_is_what_is_usual_for_the_size_of_the_views() -> None:
+    assert tried("tiny_models:conv", None) == 256
+    assert tried("tiny_models:conv,input_size=128", None) == usual_batch_size("cpu", [128]) == 128
+
+
 def test_a_model_that_never_fits_is_told() -> None:
     model = open_model(
         "broken_models:few_at_once,mean=0.5,std=0.25", classes=10, recipe=load_recipe("digits")
     )
     model.module.most = 0
     with pytest.raises(KdcacheError, match="not even one view fits into the memory of cpu"):
-        fastest_batch(
+        settled_batch_size(
             model, open_source(DIGITS), load_recipe("digits"), Compute(IN_PROCESS), "auto"
         )

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from box_caches import trained as trained_detector
 from command_line import kdcache_json
 from forged_runs import forged_run
 from map_caches import DATA as MAPS
-from map_caches import STUDENT, made
+from map_caches import EVAL, STUDENT, made
 from PIL import Image
 from runs import DIGITS, IN_PROCESS, MLP, dump, train
 
@@ -147,6 +148,36 @@ def test_data_and_weights_that_are_gone_are_told_in_sentences(folder: Path, tmp_
     assert "has no weights yet" in text and "/x" in text and "No scores by class of" in text
     assert "in the examples" in text
     assert text.count("data:image/png") >= 3, "views are shown without that student"
+
+
+def page_of(runs: Path, *, evaluate: bool | None) -> str:
+    """Return the text of the page on some runs."""
+    out = runs / "report.html"
+    config = ReportConfig(runs=(str(runs),), out=str(out), evaluate=evaluate, compute=IN_PROCESS)
+    write_report(config)
+    return out.read_text()
+
+
+def test_scores_of_maps_are_those_recorded_until_they_are_asked_for(
+    folder: Path, tmp_path: Path, recipe: str
+) -> None:
+    """Those of digits beside them, which record none by class, are evaluated in both cases."""
+    settings: dict[str, Any] = {"data": MAPS, "recipe": recipe, "eval_data": EVAL, "loss": "ce"}
+    train(tmp_path / "maps", **settings, student=STUDENT, epochs=1, batch_size=8)
+    shutil.copytree(folder / "runs" / "ce0", tmp_path / "digits")
+    scores = kdcache_json("evaluate", tmp_path / "maps", *PLACE)["scores"]
+    metrics = tmp_path / "maps" / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    name = next(name for name in scores if name.startswith("iou/"))
+    lines[-1][name] = 12.34
+    metrics.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+    by_default = page_of(tmp_path, evaluate=None)
+    assert "12.34" in by_default and "report --evaluate does it" in by_default
+    assert "Calibration error" in by_default, "digits are evaluated"
+    evaluated = page_of(tmp_path, evaluate=True)
+    assert f"{scores[name]:.2f}" in evaluated and "12.34" not in evaluated
+    assert "--evaluate" not in evaluated and "Calibration error" in evaluated
 
 
 def sizes_of(examples: Sequence[Example]) -> list[tuple[int, int]]:

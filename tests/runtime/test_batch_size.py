@@ -11,8 +11,10 @@ from kdcache.runtime.batch_size import (
     fastest_size,
     largest_size,
     require_batch_size,
+    usual_batch_size,
     views_at_once,
 )
+from kdcache.shapes import Size
 
 
 def saturating(half: float, *, memory: int = 1 << 30) -> Callable[[int], float | None]:
@@ -35,6 +37,16 @@ def noting(sizes: list[int], rate_of: Callable[[int], float | None]) -> Callable
         return rate_of(size)  # type: ignore[return-value]
 
     return noted
+
+
+@pytest.mark.parametrize(
+    ("sizes", "on_cpu"),
+    [([8], 256), ([64], 256), ([128], 128), ([224], 32), ([(512, 1024)], 4), ([4096], 1)],
+)
+def test_a_cpu_is_usually_given_fewer_large_views(sizes: list[Size], on_cpu: int) -> None:
+    assert usual_batch_size("cpu", sizes) == on_cpu
+    assert usual_batch_size("cpu", [8, *sizes]) == on_cpu
+    assert usual_batch_size("cuda", sizes) == 256
 
 
 def test_sizes_are_doubled_until_more_are_no_faster() -> None:

@@ -209,6 +209,7 @@ def test_what_a_long_file_says_is_kept(tmp_path: Path, monkeypatch: pytest.Monke
     again: Any = open_source(spec)
     assert again.fingerprint == first.fingerprint and list(again.keys()) == list(first.keys())
     assert again.class_names == first.class_names
+    assert again.annotation_ids == first.annotation_ids == ([7, 40, 11], [3, 90])
     for index in range(3):
         found, wanted = objects_of(again, index), objects_of(first, index)
         assert found.boxes.tolist() == wanted.boxes.tolist()

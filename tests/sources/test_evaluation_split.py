@@ -44,6 +44,24 @@ def test_the_split_beside_the_training_data_is_found(data: Path, text: str, othe
 
 
 @pytest.mark.parametrize(
+    ("text", "splits", "other"),
+    [
+        ("hf:lab/set,image=img", ("train", "test"), "hf:lab/set,image=img,split=test"),
+        ("hf:lab/set,split=train", ("test", "train", "validation"), "hf:lab/set,split=validation"),
+        ("hf:lab/set,split=train[:80%]", ("train", "test"), "hf:lab/set,split=test"),
+        ("hf:lab/set,split=test", ("train", "test"), None),
+        ("hf:lab/set,split=train+test", ("train", "test"), None),
+        ("hf:lab/set", ("train", "extra"), None),
+        ("hf:lab/set,except_fold=0/5", ("train", "test"), "hf:lab/set,fold=0/5"),
+    ],
+)
+def test_a_split_of_the_same_data_set_is_found(
+    text: str, splits: tuple[str, ...], other: str | None
+) -> None:
+    assert evaluation_split(text, splits) == other
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "imagefolder:unlike/train",  # a class of it is not in the other

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from kdcache.errors import SourceError, UnreadableSampleError, UsageError
-from kdcache.sources import Source, open_source
+from kdcache.sources import Source, open_source, splits_of
 from kdcache.sources.protocol import Filed
 from kdcache.views import ViewDataset, load_recipe
 
@@ -98,6 +98,8 @@ def test_splits_are_told_apart(saved: Path, tmp_path: Path) -> None:
         open_source(f"hf:{tmp_path}/both,split=tset")
     with pytest.raises(UsageError, match="the folder holds one split; leave out split="):
         open_source(f"hf:{saved},split=train")
+    assert splits_of(open_source(f"hf:{tmp_path}/both")) == ("train", "test")
+    assert splits_of(open_source(f"hf:{saved}")) == ()
 
 
 def test_the_fingerprint_is_that_of_the_content(saved: Path, tmp_path: Path) -> None:
@@ -129,6 +131,7 @@ def test_files_of_a_folder_are_loaded_without_a_network(tmp_path: Path) -> None:
     train, test = (open_source(spec.format(split)) for split in ("train", "test"))
     assert (len(train), len(test), train.classes) == (2, 1, 2)
     assert levels(train) == [ord("a"), ord("b")] and train.fingerprint != test.fingerprint
+    assert set(splits_of(train)) == {"train", "test"}
     with pytest.raises(SourceError, match=r"source hf:.*: ValueError: .*tset"):
         open_source(spec.format("tset"))
 

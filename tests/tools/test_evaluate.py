@@ -212,5 +212,6 @@ def test_images_of_their_own_size_come_one_by_one_whatever_the_batch(
     settings: dict[str, Any] = {"recipe": recipe, "loss": "ce", "epochs": 1, "batch_size": 8}
     train(tmp_path / "run", student=SEGMENTER, data=MASKS, eval_data=EVAL_MASKS, **settings)
     config = EvaluateConfig(model=str(tmp_path / "run"), compute=IN_PROCESS)
-    scores = [evaluate_saved(replace(config, batch_size=size))["scores"] for size in ("auto", 1)]
-    assert scores[0] == scores[1]
+    sizes = ("auto", 1, None)
+    scores = [evaluate_saved(replace(config, batch_size=size))["scores"] for size in sizes]
+    assert scores[0] == scores[1] == scores[2]

@@ -1,15 +1,19 @@
-"""The boxes that a saved detector finds, in a table."""
+"""The boxes that a saved detector finds, in a table or in COCO's results."""
 
 import csv
+import json
 from pathlib import Path
 
+import faster_coco_eval
 import numpy as np
 import pytest
 import torch
 from box_caches import STUDENT, TEACHER
 from command_line import invoke, kdcache, kdcache_json, mistake
 from pyarrow import parquet
-from tiny_detectors import Rectangles
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from tiny_detectors import Rectangles, write_coco_of_rectangles
 
 from kdcache.models.model import open_model
 from kdcache.shapes import Detections
@@ -19,6 +23,7 @@ from kdcache.views import ViewDataset, load_recipe
 PLACE = ("--workers", "0", "--device", "cpu")
 SIDES = ("x0", "y0", "x1", "y1")
 WORDS = ("--task", "detection", *PLACE)
+BY_COLOUR = "tiny_detectors:by_colour,mean=0,std=1"
 LARGE = (96, 128)
 """Height and width of images that a canvas of 64 pixels halves."""
 
@@ -129,3 +134,90 @@ def test_data_with_boxes_say_the_task(canvas: Path, tmp_path: Path) -> None:
     assert {row["name"] for row in rows_of(tmp_path / "a.csv")} <= {*Rectangles.classes}
     line = mistake("predict", STUDENT, *words, *PLACE, "--align-corners")
     assert "align_corners is not for detection; leave it out" in line
+
+
+@pytest.fixture(scope="module")
+def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rectangles with COCO's annotations, whose ids are of no order that kdcache has."""
+    root = tmp_path_factory.mktemp("annotated")
+    write_coco_of_rectangles(root, "images", "boxes.json", 16)
+    content = json.loads((root / "boxes.json").read_text())
+    for image in content["images"]:
+        image["id"] = 7000 - 11 * image["id"]
+    for annotation in content["annotations"]:
+        annotation["id"] += 1  # pycocotools takes 0 for none
+        annotation["image_id"] = 7000 - 11 * annotation["image_id"]
+        annotation["category_id"] = 10 * annotation["category_id"]
+        annotation.update(area=annotation["bbox"][2] * annotation["bbox"][3], iscrowd=0)
+    for category in content["categories"]:
+        category["id"] *= 10
+    (root / "boxes.json").write_text(json.dumps(content))
+    return root
+
+
+def test_results_of_coco_have_the_ids_of_the_annotations(
+    annotated: Path, canvas: Path, tmp_path: Path
+) -> None:
+    """And their AP, by COCO's own tools, is what `evaluate` says."""
+    images, boxes, out = annotated / "images", annotated / "boxes.json", tmp_path / "found.json"
+    spec = f"coco:{images},annotations={boxes}"
+    words = (BY_COLOUR, "--data", spec, "--recipe", canvas, *PLACE)
+    told = kdcache_json("evaluate", *words)["scores"]
+    result = kdcache_json("predict", *words, "-o", out)
+    assert result["boxes"] == len(json.loads(out.read_text())) > 0
+    for tool in (COCO, faster_coco_eval.COCO):
+        assert len(tool(str(boxes)).loadRes(str(out)).anns) == result["boxes"]
+    truth = COCO(str(boxes))
+    evaluation = COCOeval(truth, truth.loadRes(str(out)), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    ap, ap50, ap75 = (100 * evaluation.stats[:3]).tolist()
+    assert 20 < ap < 95, "neither nothing nor all is right"
+    assert [told["ap"], told["ap50"], told["ap75"]] == pytest.approx([ap, ap50, ap75], abs=1e-6)
+
+
+def test_results_of_a_fold_have_the_ids_of_its_images(
+    annotated: Path, canvas: Path, tmp_path: Path
+) -> None:
+    spec = f"coco:{annotated}/images,annotations={annotated}/boxes.json,fold=1/3"
+    words = (BY_COLOUR, "--data", spec, "--recipe", canvas, *PLACE)
+    for name in ("a.csv", "a.json"):
+        kdcache("predict", *words, "-o", tmp_path / name)
+    images = COCO(annotated / "boxes.json").imgs
+    results = json.loads((tmp_path / "a.json").read_text())
+    rows = rows_of(tmp_path / "a.csv")
+    assert len(results) == len(rows) > 0
+    for result, row in zip(results, rows, strict=True):
+        assert images[result["image_id"]]["file_name"] == row["key"]
+        assert result["category_id"] == 10 * (1 + int(row["class"]))
+        left, upper, width, height = result["bbox"]
+        sides = [float(row[side]) for side in SIDES]
+        assert [left, upper, left + width, upper + height] == pytest.approx(sides, abs=1e-4)
+
+
+def test_results_of_images_without_ids_count_from_0(
+    photos: Path, canvas: Path, tmp_path: Path
+) -> None:
+    words = ("predict", STUDENT, "--data", photos, "--recipe", canvas, *WORDS)
+    kdcache(*words, "-o", tmp_path / "a.json")
+    kdcache(*words, "-o", tmp_path / "a.csv")
+    results = json.loads((tmp_path / "a.json").read_text())
+    rows = rows_of(tmp_path / "a.csv")
+    assert len(results) == len(rows) > 0
+    for result, row in zip(results, rows, strict=True):
+        assert f"{result['image_id']}.png" == row["key"]
+        assert result["category_id"] == int(row["class"])
+    kdcache(*words, "-o", tmp_path / "none.json", "--threshold", 1)
+    assert json.loads((tmp_path / "none.json").read_text()) == []
+
+
+def test_results_of_other_classes_than_the_annotations_are_refused(
+    annotated: Path, canvas: Path, tmp_path: Path
+) -> None:
+    spec = f"coco:{annotated}/images,annotations={annotated}/boxes.json"
+    words = ("--data", spec, "--recipe", canvas, *PLACE, "--classes", 5)
+    model = f"{BY_COLOUR},classes=5"
+    line = mistake("predict", model, *words, "-o", tmp_path / "a.json")
+    assert "has 3 classes, and the model 5: results have the ids of the data's classes" in line
+    kdcache("predict", model, *words, "-o", tmp_path / "a.csv")

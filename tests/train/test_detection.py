@@ -93,7 +93,7 @@ def test_a_loop_of_ones_own_gets_what_torchvisions_detectors_take(
 
 
 def test_what_cannot_be_trained_is_refused_before_the_first_step(
-    tmp_path: Path, cache: str
+    tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     student = f"tiny_detectors:retinanet,{NORMALISED},anchors=1"
     with pytest.raises(MismatchError, match=r"anchors \[1, 1\], not \[2, 2\].*anchor_boxes"):
@@ -105,6 +105,14 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(
         trained(tmp_path / "run", cache=(cache,), loss="dkd")
     with pytest.raises(UsageError, match="a detector's losses have none"):
         trained(tmp_path / "run", cache=(cache,), label_smoothing=0.1)
+    monkeypatch.setattr("kdcache.losses.mlkd._MOST", 5)
+    for options, told in {
+        "batch_weight=0": r"each of 6 classes with each.*category_weight=0",  # 2 anchors of 3
+        "category_weight=0": r"each of 512 rows with each.*batch_weight=0",  # 8 views of 8x8
+    }.items():
+        with pytest.raises(UsageError, match=told):
+            trained(tmp_path / "run", cache=(cache,), loss=f"mlkd:{options}")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_recipes_that_boxes_cannot_follow_are_refused(tmp_path: Path, box_recipe: str) -> None:

@@ -58,6 +58,24 @@ def test_cached_equals_online(tmp_path: Path, exact: Path, recipe: str, loss: st
     assert max(cached) - min(cached) > 0.1, "a loss that does not move would prove nothing"
 
 
+def test_a_loss_that_compares_too_many_pixels_is_refused_before_the_first_step(
+    tmp_path: Path, exact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdcache.losses.mlkd._MOST", 90)
+    settings: dict[str, Any] = {"cache": str(exact), "data": DATA, "student": STUDENT}
+    for accumulate in (1, 2):
+        pixels = 8 * 4 * 6 // accumulate  # of maps at a quarter of the views' size
+        with pytest.raises(UsageError, match=f"{pixels} rows with each, at most 90; set batch_we"):
+            train(
+                tmp_path / "run",
+                **settings,
+                loss="kl+mlkd",
+                batch_size=8,
+                accumulate=accumulate,
+            )
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 def test_a_record_is_the_map_of_its_view(exact: Path, recipe: str) -> None:
     cache, source = open_cache(exact), open_source(DATA)
     manifest = cache.manifest

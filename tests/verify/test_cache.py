@@ -311,6 +311,16 @@ def test_as_many_views_are_run_again_as_are_asked_for_and_there(
     assert report["views"]["checked"] == min(views, 2 * MANY // 32 * 8), "eight of a unit"
 
 
+def test_a_batch_size_may_be_tried(
+    shelf: Callable[..., Cache], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = rerun(shelf(), views=5, batch_size="auto")
+    assert report["teacher"]["views"] == 5 and report["faults"] == []
+    assert re.search(r"note: batch_size auto is [124] here: ", capsys.readouterr().err)
+    with pytest.raises(UsageError, match="'fast'; it must be a whole number or 'auto'"):
+        rerun(shelf(), batch_size="fast")
+
+
 @pytest.mark.parametrize(
     "codec", ["full:dtype=float32", "full:dtype=uint8", "topk:k=3", "topk:k=7", "lowrank:step=0.05"]
 )

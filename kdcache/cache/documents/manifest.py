@@ -260,6 +260,27 @@ class Manifest:
         sides = Sides(own_place, other_place)
         return manifest_differences(self._content(), other._content(), sides, free_names=free_names)
 
+    def way_out(self, other: "Manifest", *, has_units: bool) -> str:
+        """Return what to do where records made under `other` do not belong into this cache.
+
+        Args:
+            other: the other manifest.
+            has_units: whether the cache holds a unit.
+        """
+        if self.samples is not None and other.samples is None:
+            return (
+                "it is a subset, which holds what was exported into it; dump into the cache that it"
+                " came from"
+            )
+        if not has_units:
+            return "it holds no unit yet: remove it, and run the same command again"
+        if self.skip_unreadable != other.skip_unreadable:
+            return (
+                "choose a new folder, or the same settings: whether views may be absent a cache"
+                " says once, to all who read it or write beside you"
+            )
+        return "choose a new folder, or the same settings"
+
     @property
     def gradient_error(self) -> dict[float, float]:
         """How far the codec turned the gradient of DIST when the cache was begun, by temperature;
