@@ -4,12 +4,13 @@ signature have names.
 jaxtyping's own wrapper binds the arguments of each call to the signature once more, which took more
 time than all that was called. Functions within functions are left alone: they would be wrapped anew
 at each call of the outer one. In a test the first calls of a function are checked and no more: the
-thousands that render views took a sixth of the time of all tests.
+thousands that render views took a sixth of the time of all tests. A check is made when its function
+is first called: many of those that a process imports are never called in it.
 """
 
 from collections.abc import Callable
 from dataclasses import is_dataclass
-from functools import wraps
+from functools import cache, partial, wraps
 from inspect import isgeneratorfunction
 from typing import Any, ForwardRef, Literal, get_args, get_origin
 
@@ -38,24 +39,29 @@ def checked(*, typechecker: Checker) -> Checker:
             return target
         if "<locals>" in target.__qualname__:
             return target
-        if not _names_sizes(target):
-            return _at_first(target, typechecker(target))
-        if isgeneratorfunction(target):
-            # it runs later, in the context of whoever asks for its items
-            return jaxtyped(target, typechecker=typechecker)
-        function = typechecker(target)
-
-        def in_context(*args: Any, **kwargs: Any) -> Any:
-            with jaxtyped("context"):  # the same names have other sizes in the caller
-                return function(*args, **kwargs)
-
-        return _at_first(target, _without_file(in_context))
+        return _at_first(target, cache(partial(_check_of, target, typechecker)))
 
     return decorator
 
 
-def _at_first(target: Any, check: Any) -> Any:
-    """Return what calls `check` so many times in a test, and then the function itself."""
+def _check_of(target: Any, typechecker: Checker) -> Any:
+    """Return the function with its checks around it."""
+    if not _names_sizes(target):
+        return typechecker(target)
+    if isgeneratorfunction(target):
+        # it runs later, in the context of whoever asks for its items
+        return jaxtyped(target, typechecker=typechecker)
+    function = typechecker(target)
+
+    def in_context(*args: Any, **kwargs: Any) -> Any:
+        with jaxtyped("context"):  # the same names have other sizes in the caller
+            return function(*args, **kwargs)
+
+    return _without_file(in_context)
+
+
+def _at_first(target: Any, check: Callable[[], Any]) -> Any:
+    """Return what calls the function with its checks so many times in a test, and then without."""
     number = id(target)
 
     @wraps(target)
@@ -64,7 +70,7 @@ def _at_first(target: Any, check: Any) -> Any:
         if calls >= MOST_CALLS:
             return target(*args, **kwargs)
         _CALLS[number] = calls + 1
-        return check(*args, **kwargs)
+        return check()(*args, **kwargs)
 
     return _without_file(call)
 

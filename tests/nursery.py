@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any, NoReturn
@@ -90,12 +90,12 @@ class Program:
         environment: dict[str, str] | None = None,
         method: str = "forkserver",
     ) -> None:
-        """Start it; `method` is how it starts children of its own."""
+        """Start it in the caller's folder; `method` is how it starts children of its own."""
         self._files = [folder / f"{uuid.uuid4()}.{name}" for name in ("out", "err")]
         everything = (
-            function,
-            arguments,
+            partial(function, *arguments),
             self._files,
+            Path.cwd(),
             method,
             {**os.environ, "PYTHONPATH": _search(), **(environment or {})},
         )
@@ -119,6 +119,17 @@ class Program:
     def worker(self, rank: int) -> int:
         """Return the process of a rank, as the launcher has started them."""
         return children(self.process.pid)[rank]
+
+    def first_line(self, timeout: float = 60) -> str:
+        """Wait until it has printed a line, and return that."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and self.is_running():
+            if self._files[0].exists():
+                line, end, _ = self._files[0].read_text().partition("\n")
+                if end:
+                    return line
+            time.sleep(0.01)
+        raise AssertionError("it prints nothing")
 
     def end(self, timeout: float = 120) -> tuple[int, str, str]:
         """Wait for its end; return its exit code and what it has printed to either stream."""
@@ -165,6 +176,11 @@ def command(
     return Program(_main, words, folder=folder, environment=environment, method=method)
 
 
+def commands(lines: Sequence[Sequence[str]], *, folder: Path) -> Program:
+    """Start a process that runs several commands, one after another, until one fails."""
+    return Program(_mains, lines, folder=folder)
+
+
 def torchrun(*words: str, folder: Path) -> Program:
     """Start torchrun itself, with two processes, each a Python of its own."""
     arguments = ["--standalone", "--nproc-per-node", "2", *words]
@@ -206,13 +222,14 @@ def _dump(path: Path | str, environment: dict[str, str], settings: dict[str, Any
 
 
 def _program(
-    function: Callable[..., Any],
-    arguments: Any,
+    work: Callable[[], Any],
     files: list[Path],
+    folder: Path,
     method: str,
     environment: dict[str, str],
 ) -> None:
     take(environment)
+    os.chdir(folder)
     os.setpgid(0, 0)
     # SIGINT is ignored where the tests run in the background, SIGHUP under nohup
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -223,7 +240,7 @@ def _program(
     multiprocessing.set_forkserver_preload(
         IMPORTED
     )  # its loader workers are children of a server of its own
-    function(*arguments)
+    work()
 
 
 def _launched(words: Sequence[str], processes: int, restarts: int) -> None:
@@ -245,6 +262,13 @@ def _main(words: Sequence[str]) -> NoReturn:
 
     main(words)
     raise AssertionError("click leaves by SystemExit")
+
+
+def _mains(lines: Sequence[Sequence[str]]) -> None:
+    from kdcache_cli import main
+
+    for words in lines:
+        main(words, standalone_mode=False)
 
 
 def _script(file: Path, words: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """A real S3 server in a process of its own, and a proxy before it that loses, delays, repeats and
 refuses."""
 
+import atexit
 import http.client
 import os
 import socket
@@ -47,19 +48,40 @@ _CODES = {
 
 @contextmanager
 def s3_server() -> Iterator[int]:
-    """Run the server, with an empty bucket, and yield its port."""
+    """Lend a server, with an empty bucket and nothing else, and yield its port.
+
+    A process of tests starts another only while all that it has are lent: a start takes a second.
+    """
+    port = _idle.pop() if _idle else _started()
+    _ask(port, "moto-api/reset", "POST")
+    _ask(port, BUCKET, "PUT")
+    yield port
+    _idle.append(port)  # not after a failure, which may be the server's
+
+
+_idle: list[int] = []
+"""Ports of servers that run and are not lent."""
+
+
+def _ask(port: int, path: str, method: str) -> None:
+    with urlopen(Request(f"http://127.0.0.1:{port}/{path}", method=method)):
+        pass
+
+
+def _started() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port = int(free.getsockname()[1])
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _wait_for(port, process)
-        with urlopen(Request(f"http://127.0.0.1:{port}/{BUCKET}", method="PUT")):
-            yield port
-    finally:
-        process.kill()
-        process.wait()
+    atexit.register(_ended, process)
+    _wait_for(port, process)
+    return port
+
+
+def _ended(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.wait()
 
 
 def environment(port: int) -> dict[str, str]:

@@ -5,10 +5,12 @@ import os
 import pty
 import re
 import struct
-import subprocess
 import sys
 import termios
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from nursery import fork_server, take
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -17,17 +19,32 @@ def on_terminal(words: Sequence[str], *, columns: int = 80, lines: int = 24) -> 
     """Return the exit code of a command, and all that its terminal was given, without escapes."""
     own, terminal = pty.openpty()
     fcntl.ioctl(own, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-    paths = os.pathsep.join(path for path in sys.path if path)
-    environment = dict(os.environ, TERM="xterm", PYTHONPATH=paths)
-    environment.pop("COLUMNS", None)
-    command = [sys.executable, "-m", "kdcache", *words]
-    with subprocess.Popen(
-        command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment
-    ) as process:
-        os.close(terminal)
-        text = _all_of(own)
+    process = fork_server().Process(
+        target=_at, args=(os.ttyname(terminal), dict(os.environ), words)
+    )
+    process.start()
+    with ThreadPoolExecutor(1) as reader:
+        text = reader.submit(_all_of, own)
+        process.join()
+        os.close(terminal)  # held until here, for a terminal that nobody holds has ended
     os.close(own)
-    return process.returncode, _ESCAPE.sub("", text).replace("\r\n", "\n")
+    assert process.exitcode is not None
+    return process.exitcode, _ESCAPE.sub("", text.result()).replace("\r\n", "\n")
+
+
+def _at(terminal: str, environment: dict[str, str], words: Sequence[str]) -> None:
+    take({**environment, "TERM": "xterm"})
+    os.environ.pop("COLUMNS", None)
+    descriptor = os.open(terminal, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(descriptor, stream)
+    # as Python opens them on a terminal: with an end of each line what was written comes
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+
+    from kdcache_cli import main
+
+    main(words, prog_name="kdcache")
 
 
 def _all_of(descriptor: int) -> str:

@@ -1,13 +1,11 @@
 """The documents hold: the blocks of each page run, one after the other, on small data."""
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -17,6 +15,7 @@ from box_caches import DATA as BOXES
 from box_caches import box_cache
 from click.testing import CliRunner
 from image_files import write_noise, write_shards
+from nursery import command
 from pages import (
     DOCS,
     GENERATED,
@@ -71,6 +70,7 @@ SMALLER = {
     "0:128117": "0:4",
     "--samples 0:10000": "--samples 0:6",
     "--batch-size 256": "--batch-size 4 --codec full:dtype=uint8 --codec lowrank:step=1",
+    "--seeds 0:25": "--seeds 0:4",
     "--epochs 150": "--epochs 2",
     "--epochs 100": "--epochs 1 --batch-size 3",
     "epochs = 100\nbatch_size = 256": "epochs = 1\nbatch_size = 3",
@@ -149,9 +149,9 @@ def run(words: list[str]) -> None:
         line += " --workers 0 --device cpu"
     if words[:2] == ["export-model", "runs/small"]:
         # TorchScript cannot read functions that are wrapped to check shapes
-        environment = os.environ | {"PYTHONPATH": ":".join(sys.path)}
-        command = [sys.executable, "-m", "kdcache", *shlex.split(line)]
-        subprocess.run(command, env=environment, check=True)
+        with TemporaryDirectory() as printed:
+            code, _, told = command(*shlex.split(line), folder=Path(printed)).end(600)
+        assert code == 0, f"{line}\n{told}"
         return
     done = CliRunner().invoke(main, shlex.split(line))
     assert done.exit_code == 0, f"{line}\n{done.output}"

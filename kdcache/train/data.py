@@ -40,6 +40,11 @@ from kdcache.views import Batch, seed_generators
 
 _MOST_LEFT_OUT = 0.2
 """Share of an epoch's views that may be left out without a word."""
+_MOST_TIMES = 8
+"""How often a student may see a view without a word: with each seen 24 times, one of 24 epochs lost
+7 points (docs/results/photographs.md)."""
+_TIMES = 4
+"""As often as a note says that it could see them."""
 _NO_ROWS: Rows = np.empty(0, np.int64)
 
 
@@ -91,6 +96,7 @@ class TrainingData:
         self.evaluation = open_evaluation(first, replay, sizes, self.compute)
         self._labels = SeenLabels(replay.source)
         _tell_few_steps(self.loader)
+        _tell_few_seeds(replay, first.epochs)
         self.class_names = class_names_of(replay.source)
         """Of the student's classes, if the data has names."""
         if self.class_names is None and self.evaluation is not None:
@@ -171,4 +177,17 @@ def _tell_few_steps(loader: StepLoader) -> None:
             f"note: {num_views:,} views make {counted(steps, 'step')} of {batch_size} an epoch,"
             f" and {num_left_out:,} are left out of each, others every time; a smaller batch_size"
             " takes more steps"
+        )
+
+
+def _tell_few_seeds(replay: Replay, epochs: int) -> None:
+    """Say how often each view comes, if that is often and other seeds would give other views."""
+    num_seeds = len(replay.seeds)
+    times = epochs // num_seeds
+    is_drawn = bool(replay.recipe.generators) or replay.recipe.mixing is not None
+    if is_drawn and times > _MOST_TIMES:
+        say(
+            f"note: {epochs:,} epochs of {counted(num_seeds, 'seed')} show the student each view"
+            f" {times:,} times; it usually learns more from more seeds, such as"
+            f" --seeds 0:{-(-epochs // _TIMES)}, which dump-teacher adds to a cache"
         )

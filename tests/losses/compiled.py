@@ -1,5 +1,5 @@
-"""Losses through torch.compile, in one piece; one test runs it in a fresh Python, where shapes are
-not checked, for the checks cannot be compiled."""
+"""Losses through torch.compile, in one piece; one test runs it in a process of its own, where
+shapes are not checked, for the checks cannot be compiled."""
 
 import shutil
 from collections.abc import Callable, Sequence

@@ -4,15 +4,16 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from layouts import BoxedLabel
-
-from kdcache.cache.documents import limits
-from kdcache.targets import KINDS
 
 
 @pytest.fixture(scope="package")
 def boxed_task() -> Iterator[str]:
     """Register the task, and say its name."""
+    from layouts import BoxedLabel
+
+    from kdcache.cache.documents import limits
+    from kdcache.targets import KINDS
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(KINDS, BoxedLabel.task, BoxedLabel())
         patch.setattr(limits, "TASKS", tuple(KINDS))

@@ -1,9 +1,7 @@
 """Models of segmentation and detection as one file that runs without kdcache."""
 
 import json
-import os
-import subprocess
-import sys
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import torch
 from box_caches import STUDENT as DETECTOR
 from command_line import invoke, kdcache, kdcache_json, mistake
 from map_caches import EVAL, STUDENT
+from nursery import commands
 from onnx.reference import ReferenceEvaluator
 from runs import train
 
@@ -114,15 +113,6 @@ def test_windows_of_a_run_are_said_to_be_left_out(recipe: str, tmp_path: Path) -
 
 
 FAMILIES = ("retinanet", "ssd", "faster_rcnn")
-EXPORT_ALL = """
-import json, sys
-from click.testing import CliRunner
-from kdcache_cli import main
-for words in json.load(sys.stdin):
-    done = CliRunner().invoke(main, words)
-    assert done.exit_code == 0, done.output
-    print(json.loads(done.stdout)["output"])
-"""
 
 
 @pytest.fixture(scope="module")
@@ -131,20 +121,13 @@ def detectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     TorchScript reads the code of functions, which the checks of these tests wrap."""
     folder = tmp_path_factory.mktemp("detectors")
     options = ("--task", "detection", "--recipe", "detection-eval", "--json")
-    commands = []
+    lines = []
     for family in FAMILIES:
         spec = DETECTOR.replace("retinanet", family)
-        commands.append(("export-model", spec, str(folder / f"{family}.pt"), *options))
-    done = subprocess.run(
-        [sys.executable, "-c", EXPORT_ALL],
-        input=json.dumps(commands),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["boxes"] * len(FAMILIES)
+        lines.append(("export-model", spec, str(folder / f"{family}.pt"), *options))
+    code, printed, told = commands(lines, folder=folder).end(600)
+    assert code == 0, told
+    assert re.findall(r'"output": "(\w+)"', printed) == ["boxes"] * len(FAMILIES)
     return folder
 
 

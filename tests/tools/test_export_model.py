@@ -1,10 +1,8 @@
 """A model as one file that runs without kdcache, and gives what it gives with it."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,9 @@ import onnx
 import pytest
 import timm
 import torch
-from command_line import invoke, kdcache, kdcache_json, mistake
+from click.testing import Result
+from command_line import invoke, kdcache, mistake
+from nursery import command
 from onnx.reference import ReferenceEvaluator
 from runs import train
 
@@ -25,6 +25,7 @@ NAMED = "tiny_models:named_digits"
 STUDENT = "timm:test_resnet,mean=0.4,std=0.3,input_size=32"
 ENDINGS = (".onnx", ".pt2", ".pt")
 Run = Callable[[np.ndarray], np.ndarray]
+Export = Callable[[str], tuple[Path, Result]]
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"data": NAMED, "recipe": "digits", "loss": "ce", "student": STUDENT}
     train(folder / "run", **settings, epochs=1)
     return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """Return what exports that run, once for each ending: the file, and what the command prints."""
+    folder = tmp_path_factory.mktemp("exported")
+
+    @cache
+    def export(ending: str) -> tuple[Path, Result]:
+        out = folder / f"student{ending}"
+        return out, invoke("export-model", run, out, "--json")
+
+    return export
 
 
 def opened(path: Path) -> tuple[Run, dict[str, str]]:
@@ -67,10 +81,11 @@ def logits_of(run: Path, images: np.ndarray) -> torch.Tensor:
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_file_gives_the_probabilities_of_pixels_and_the_names_of_classes(
-    ending: str, run: Path, images: np.ndarray, tmp_path: Path
+    ending: str, run: Path, images: np.ndarray, exported: Export
 ) -> None:
-    out = tmp_path / f"student{ending}"
-    result = kdcache_json("export-model", run, out)
+    out, done = exported(ending)
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
     assert result["input_size"] == [1, 32, 32] and result["output"] == "probabilities"
     assert result["bytes"] == out.stat().st_size
     call, metadata = opened(out)
@@ -88,21 +103,22 @@ def test_logits_are_given_where_they_are_wanted(
     run: Path, images: np.ndarray, tmp_path: Path
 ) -> None:
     out = tmp_path / "student.pt2"
-    assert kdcache_json("export-model", run, out, "--logits")["output"] == "logits"
+    done = invoke("export-model", run, out, "--logits")
+    assert done.exit_code == 0 and "uint8 [any number, 1, 32, 32]" in done.stdout
     call, metadata = opened(out)
     np.testing.assert_allclose(call(images), logits_of(run, images).numpy(), atol=1e-4)
     assert metadata["output"] == "logits"
 
 
-def test_torchscript_is_said_to_be_deprecated(run: Path, tmp_path: Path) -> None:
-    done = invoke("export-model", run, tmp_path / "student.pt")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_torchscript_is_said_to_be_deprecated(exported: Export) -> None:
+    _, done = exported(".pt")
     assert done.exit_code == 0 and "TorchScript deprecated" in done.stderr
-    assert "uint8 [any number, 1, 32, 32]" in done.stdout
 
 
-def test_onnx_passes_its_own_checker(run: Path, tmp_path: Path) -> None:
-    out = tmp_path / "student.onnx"
-    kdcache_json("export-model", run, out)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_onnx_passes_its_own_checker(exported: Export) -> None:
+    out, _ = exported(".onnx")
     model = onnx.load(out)
     onnx.checker.check_model(model, full_check=True)
     (entry,) = model.graph.input
@@ -172,14 +188,8 @@ def test_libraries_say_nothing_beside_that_line(model: str, ending: str, tmp_pat
     """In a process of its own: pytest takes hold of loggers."""
     spec = f"tiny_models:{model},mean=0.5,std=0.5"
     words = ("export-model", spec, str(tmp_path / f"a{ending}"), "--recipe", "digits")
-    done = subprocess.run(
-        [sys.executable, "-m", "kdcache", *words],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    code, _, told = command(*words, folder=tmp_path).end()
+    assert code == 1 and len(told.splitlines()) == 1, told
 
 
 def test_onnx_that_is_not_installed_is_told(

@@ -4,8 +4,6 @@ import errno
 import os
 import pickle
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from caches import flipped
+from nursery import script
 from runs import largest_file
 
 from kdcache.errors import KdcacheError
@@ -278,35 +277,39 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, writer: Any) -> Non
     assert not (tmp_path / "attacked").exists()
 
 
-def held_by_a_process_with_a_child(path: Path) -> int:
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from kdcache.train.checkpoint import held_folder
+with held_folder(Path(sys.argv[1])):
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+        os._exit(0)
+    print(child, flush=True)
+    time.sleep(60)
+"""
+
+
+def held_by_a_process_with_a_child(path: Path, folder: Path) -> int:
     """Have a process hold a folder and fork a child that outlives it; return the child's number."""
-    program = (
-        "import os, sys, time\n"
-        "from pathlib import Path\n"
-        "from kdcache.train.checkpoint import held_folder\n"
-        "with held_folder(Path(sys.argv[1])):\n"
-        "    child = os.fork()\n"
-        "    if not child:\n"
-        "        time.sleep(60)\n"
-        "        os._exit(0)\n"
-        "    print(child, flush=True)\n"
-        "    time.sleep(60)\n"
-    )
-    command = [sys.executable, "-c", program, str(path)]
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        child = int(process.stdout.readline())
-        with pytest.raises(KdcacheError, match="another process is at work"), held_folder(path):
-            pass
-        process.kill()
-    return child
+    program = folder / "holder.py"
+    program.write_text(HOLDER)
+    process = script(program, str(path), folder=folder)
+    printed = process.first_line()
+    with pytest.raises(KdcacheError, match="another process is at work"), held_folder(path):
+        pass
+    process.stop(signal.SIGKILL)
+    process.process.join()
+    return int(printed)
 
 
 def test_a_loader_worker_of_a_killed_process_holds_no_folder(tmp_path: Path) -> None:
-    child = held_by_a_process_with_a_child(tmp_path)
+    held = tmp_path / "held"
+    held.mkdir()
+    child = held_by_a_process_with_a_child(held, tmp_path)
     try:
-        with held_folder(tmp_path):
+        with held_folder(held):
             pass
     finally:
         os.kill(child, signal.SIGKILL)

@@ -42,6 +42,7 @@ from kdcache.models.model import open_model
 from kdcache.runtime.device import ComputeConfig
 from kdcache.train.checkpoint import held_folder, save_checkpoint
 from kdcache.train.config import EmaConfig
+from kdcache.train.data import TrainingData
 from kdcache.train.metrics_log import MetricsFile
 from kdcache.train.metrics_reading import read_metrics
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
@@ -742,3 +743,29 @@ def test_the_rate_counts_views_that_there_are(tmp_path: Path) -> None:
         len(tiny_models.few_digits())
     )
     assert result["steps"] == 1
+
+
+@pytest.mark.parametrize(("seeds", "epochs"), [("0:2", 18), ("1:2", 9)])
+def test_few_seeds_for_many_epochs_are_told(
+    cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], seeds: str, epochs: int
+) -> None:
+    TrainingData([train_config(tmp_path, cache=cache, seeds=seeds, epochs=epochs)])
+    told = "show the student each view 9 times; it usually learns more from more seeds, such as"
+    err = capsys.readouterr().err
+    assert f"note: {epochs} epochs of " in err and f"{told} --seeds 0:{-(-epochs // 4)}" in err
+
+
+def test_enough_seeds_are_not_told(
+    cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    TrainingData([train_config(tmp_path, cache=cache, epochs=17)])
+    assert "each view" not in capsys.readouterr().err
+
+
+def test_more_seeds_of_a_recipe_that_draws_nothing_are_not_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "still.toml"
+    recipe.write_text('mode = "L"\nsize = 8\neval = "digits"\ntransforms = []\n')
+    TrainingData([train_config(tmp_path, loss="ce", recipe=str(recipe), seeds="0:1", epochs=100)])
+    assert "each view" not in capsys.readouterr().err
