@@ -100,6 +100,7 @@ read -ra light_losses <<< "$(vary loss "$even_kl" "$light_dist4")"
 read -ra other_weights <<< "$(vary loss "$quarter_kl" "$heavy_kl" "$lighter_dist4" "$heavier_dist4")"
 read -ra long_losses <<< "$(vary loss ce "$kl4" "$dist1" "$light_dist4")"
 read -ra two_losses <<< "$(vary loss "$kl4" "$dist1")"
+read -ra labels_and_dist <<< "$(vary loss ce "$light_dist4")"
 read -ra four_losses <<< "$(vary loss "$kl1" "$kl4" "$dist1" "$dist4")"
 
 # weak: the last layer begins from nothing, 50 photographs of each class; strong: 100 of each; lite0 and so on as they are
@@ -140,7 +141,7 @@ students seeds-1 cache-strong2 --seeds 0:1 "${two_losses[@]}" "${runs[@]}"
 dump cache-strong2 timm:tf_efficientnet_lite2,weights=strong2/student.safetensors 0:6
 students seeds-6 cache-strong2 --seeds 0:6 "${two_losses[@]}" "${runs[@]}"
 for number in 1 6; do
-    students "long-seeds-$number" cache-strong2 --seeds "0:$number" --epochs 24 --vary "loss=$light_dist4" "${runs[@]}"
+    students "long-seeds-$number" cache-strong2 --seeds "0:$number" --epochs 24 "${labels_and_dist[@]}" "${runs[@]}"
 done
 
 for cache in cache-*/; do

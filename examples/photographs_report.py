@@ -95,7 +95,7 @@ def main(out: Path) -> None:
     print_stronger(teachers)
     print_codecs(out, ways)
     print_seeds(out, "seeds", ways, [KL, DIST])
-    print_seeds(out, f"{LONG}-seeds", long_ways, [LIGHT_DIST])
+    print_seeds(out, f"{LONG}-seeds", long_ways, [LABELS, LIGHT_DIST])
     draw_teachers(teachers, ways).savefig(out / PICTURE, dpi=150)
 
 

@@ -139,7 +139,7 @@ def runs(tmp_path: Path) -> Path:
     write_runs(tmp_path / "from-topk-k-10", kl={0: 20.0, 1: 25.0})
     write_runs(tmp_path / "seeds-1", dist={0: 22.0, 1: 26.0})
     write_runs(tmp_path / "long", labels=labels, light={0: 25.0, 1: 30.0})
-    write_runs(tmp_path / "long-seeds-6", light={0: 26.0, 1: 30.0})
+    write_runs(tmp_path / "long-seeds-6", labels={0: 20.0, 1: 22.0}, light={0: 26.0, 1: 30.0})
     answers: dict[str, Any] = {
         "weak0": {"scores": {"top1": 42.0}},
         "strong0": {"scores": {"top1": 60.5}},
@@ -170,7 +170,7 @@ def test_the_report_pairs_students_of_one_run_seed(
     assert f"| {weak} | {smaller} | +18.50 | -0.50 ± 0.50 |  |  |  |" in lines
     assert "| topk-k-10 | 27.3 |  | -1.00 ± 1.00 |  |  |" in lines
     assert "| 1 |  | -1.00 ± 0.00 |" in lines
-    assert "| 6 | +0.50 ± 0.50 |" in lines
+    assert "| 6 | -1.00 ± 1.00 | +0.50 ± 0.50 |" in lines
     assert (runs / report.PICTURE).stat().st_size > 1000
 
 
