@@ -167,7 +167,7 @@ def test_a_worker_waits_for_the_first_to_measure_the_codec_but_not_for_ever(
 
 
 def slow(folder: Path) -> str:
-    return SETTINGS["teacher"].replace("conv,", f"counted,log={folder / 'log'},seconds=0.01,")
+    return SETTINGS["teacher"].replace("conv,", f"counted,log={folder / 'log'},seconds=0.03,")
 
 
 @pytest.mark.slow
