@@ -101,7 +101,7 @@ read -ra other_weights <<< "$(vary loss "$quarter_kl" "$heavy_kl" "$lighter_dist
 read -ra long_losses <<< "$(vary loss ce "$kl4" "$dist1" "$light_dist4")"
 read -ra two_losses <<< "$(vary loss "$kl4" "$dist1")"
 read -ra labels_and_dist <<< "$(vary loss ce "$light_dist4")"
-read -ra four_losses <<< "$(vary loss "$kl1" "$kl4" "$dist1" "$dist4")"
+read -ra codec_losses <<< "$(vary loss "$kl1" "$kl4" "$dist1" "$dist4" "$light_dist4")"
 
 # weak: the last layer begins from nothing, 50 photographs of each class; strong: 100 of each; lite0 and so on as they are
 for lite in 0 1 2; do
@@ -130,10 +130,10 @@ for teacher in lite{0,1,2} weak{0,1,2} strong{0,1}; do
 done
 
 # codecs
-for codec in lowrank:step=2 lowrank:bytes=32 topk:k=10; do
+for codec in lowrank:error=0.3 lowrank:error=0.1 lowrank:step=2 lowrank:bytes=32 topk:k=10; do
     name=${codec//[:=]/-}
     step recode cache-strong2 "cache-$name" --codec "$codec" --seeds 0:2
-    students "from-$name" "cache-$name" "${four_losses[@]}" "${runs[@]}"
+    students "from-$name" "cache-$name" "${codec_losses[@]}" "${runs[@]}"
 done
 
 # fewer and more seeds: one for all epochs, and one for each

@@ -42,7 +42,7 @@ COLOURS = {
     DIST: "#0072b2",
     LIGHT_DIST: "#cc79a7",
 }
-FROM_CODECS = ["KL, tau 1", KL, DIST, "DIST, tau 4"]
+FROM_CODECS = ["KL, tau 1", KL, DIST, "DIST, tau 4", LIGHT_DIST]
 WAYS = "ways-*"
 LONG = "long"
 NETWORKS = ["0", "1", "2"]
@@ -208,7 +208,7 @@ def print_stronger(teachers: list[Teacher]) -> None:
 
 def print_codecs(out: Path, ways: Ways) -> None:
     """Print bytes of each codec, and differences to the whole logits."""
-    print(f"\n| codec | bytes per view | {' | '.join(FROM_CODECS)} |\n|---|---|---|---|---|---|")
+    print(f"\n| codec | bytes per view | {' | '.join(FROM_CODECS)} |\n{'|---' * 7}|")
     for file in sorted(out.glob("cache-*.json")):
         codec = file.stem.removeprefix("cache-")
         students = ways_of(out, f"from-{codec}")

@@ -168,7 +168,7 @@ def test_the_report_pairs_students_of_one_run_seed(
     smaller = f"Lite0, {report.TRAININGS['strong']}"
     assert f"| {smaller} | {strong} | +7.50 | +1.00 ± 1.00 |  |  |  |" in lines
     assert f"| {weak} | {smaller} | +18.50 | -0.50 ± 0.50 |  |  |  |" in lines
-    assert "| topk-k-10 | 27.3 |  | -1.00 ± 1.00 |  |  |" in lines
+    assert "| topk-k-10 | 27.3 |  | -1.00 ± 1.00 |  |  |  |" in lines
     assert "| 1 |  | -1.00 ± 0.00 |" in lines
     assert "| 6 | -1.00 ± 1.00 | +0.50 ± 0.50 |" in lines
     assert (runs / report.PICTURE).stat().st_size > 1000
