@@ -71,6 +71,7 @@ SMALLER = {
     "--samples 0:10000": "--samples 0:6",
     "--batch-size 256": "--batch-size 4 --codec full:dtype=uint8 --codec lowrank:step=1",
     "--seeds 0:25": "--seeds 0:4",
+    'seeds = "0:25"': 'seeds = "0:4"',
     "--epochs 150": "--epochs 2",
     "--epochs 100": "--epochs 1 --batch-size 3",
     "epochs = 100\nbatch_size = 256": "epochs = 1\nbatch_size = 3",
