@@ -52,7 +52,8 @@ SECTIONS = {
     help=(
         "lowrank:step=X|error=X|bytes=X, cosine:steps=X, topk:k=16,"
         " full:dtype=float16|float32|bfloat16|uint8|uint4  [that of the cache; of a new one cosine"
-        " for maps and detectors, else full up to 64 classes, and beyond lowrank:error=0.3]."
+        " for maps and one-stage detectors, else full up to 64 classes, and beyond"
+        " lowrank:error=0.3]."
     ),
     metavar="SPEC",
 )

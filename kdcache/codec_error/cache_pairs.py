@@ -23,9 +23,9 @@ from kdcache.codec_error.whole_views import WHOLE_VIEWS, whole_views
 from kdcache.codecs import codec_spec
 from kdcache.codecs.full import EXACT_DTYPES
 from kdcache.errors import CacheError, UsageError
-from kdcache.models.batch_trial import settled_batch_of_views
+from kdcache.models.batch_trial import settled_batch_size
 from kdcache.models.model import open_model
-from kdcache.runtime.batch_size import BatchSize, at_most, usual_batch_size
+from kdcache.runtime.batch_size import BatchSize, limited_on_cpu
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.shapes import Records, Rows, ViewLogits
 from kdcache.sources import open_source
@@ -116,8 +116,8 @@ def _pairs_with_student(
     dataset = ViewDataset(
         source, recipe, cache.order, sizes=[model.preprocessing.size], skip_unreadable=True
     )
-    usual = usual_batch_size(compute.device.type, [model.preprocessing.size])
-    size = settled_batch_of_views([model], dataset, rows, compute, at_most(usual, batch_size))
+    limited = limited_on_cpu(batch_size, compute.device.type, [model.preprocessing.size])
+    size = settled_batch_size([model], dataset, rows, compute, limited)
     requests = batches_of_rows(rows, [seed], size)
     ran = run_on_views([model], dataset, requests, compute)
     is_read = np.isin(rows, ran.rows)

@@ -20,10 +20,10 @@ from kdcache.codec_error.pairs import (
 from kdcache.codec_error.sample_run import Gathered, SampleRun
 from kdcache.codec_error.whole_views import num_whole_views, whole_views
 from kdcache.errors import UsageError
-from kdcache.models.batch_trial import settled_batch_of_views
+from kdcache.models.batch_trial import settled_batch_size
 from kdcache.models.model import open_model
 from kdcache.models.vision_model import TeacherLogits, VisionModel, head_weight
-from kdcache.runtime.batch_size import BatchSize, at_most, usual_batch_size
+from kdcache.runtime.batch_size import BatchSize, limited_on_cpu
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.shapes import Logits, Rows
@@ -73,7 +73,7 @@ def pairs_from_teacher(
             model = open_model(spec, classes=source.classes, recipe=view_recipe, trained=True)
             models.append(model)
     sizes = [model.preprocessing.size for model in models]
-    size = at_most(usual_batch_size(device.device.type, sizes), batch_size)
+    size = limited_on_cpu(batch_size, device.device.type, sizes)
     return pairs_of_models(
         models, source, view_recipe, views=views, batch_size=size, compute=device
     )
@@ -119,7 +119,7 @@ def pairs_of_models(
         size = models[0].preprocessing.size
         dataset = ViewDataset(source, recipe, order, sizes=[size], skip_unreadable=skip_unreadable)
         rows = np.arange(min(len(source), map_views))
-        batch = settled_batch_of_views(models, dataset, rows, compute, batch_size)
+        batch = settled_batch_size(models, dataset, rows, compute, batch_size)
         requests = batches_of_rows(rows, [0], batch)
 
         def parts_of(gathered: Gathered) -> list[Arrays]:
@@ -131,7 +131,7 @@ def pairs_of_models(
     recipe.require_one_draw(*sizes)
     dataset = ViewDataset(source, recipe, order, sizes=sizes, skip_unreadable=skip_unreadable)
     rows = np.arange(min(len(source), max(views // len(_SEEDS), 1)))
-    batch = settled_batch_of_views(models, dataset, rows, compute, batch_size)
+    batch = settled_batch_size(models, dataset, rows, compute, batch_size)
     requests = batches_of_rows(rows, _SEEDS, batch)
     ran = run_on_views(models, dataset, requests, compute, sample)
     first, second = ran.by_seed(_SEEDS)

@@ -182,14 +182,16 @@ class CodecFitting:
         """Return the codec fitted to the sample; of the usual default, where it does not suit the
         teacher, `full`."""
         pairs = self._pairs()
-        if self.config.codec is not None or not isinstance(codec, BasisCodec):
+        if self.config.codec is not None or codec.is_exact:
             return fit_codec(codec, pairs)
         try:
-            return fit_default(codec, pairs)
+            if isinstance(codec, BasisCodec):
+                return fit_default(codec, pairs)
+            return fit_codec(codec, pairs)
         except CodecError as error:
-            if self.sample.views_left:
-                raise
             full = open_codec("full", classes=codec.classes)
+            if self.sample.views_left or codec.name == full.name:
+                raise
             say(f"note: codec {codec_spec(full)} is taken in the place of the usual one: {error}")
             return fit_codec(full, pairs)
 

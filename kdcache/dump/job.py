@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import nn
 
 from kdcache.cache import Cache, Manifest, open_cache
@@ -178,9 +179,7 @@ def prepare(
     opened = _opened(config, objects)
     layout = opened.teacher.layout
     codec = _codec(config, opened)
-    batch_size = settled_batch_size(
-        opened.teacher, opened.source, opened.recipe, compute, config.batch_size
-    )
+    batch_size = _batch_size(config, opened, compute)
     sized = replace(config, batch_size=batch_size)
     if not codec.is_exact or config.content_digests:
         await_first_worker(open_storage(config.cache))
@@ -258,6 +257,14 @@ def _opened(config: DumpConfig, objects: GivenObjects) -> _Opened:
         open_codec(config.codec, classes=classes)
     teacher = _teacher(config, objects, recipe, classes=classes, task=task_of(source))
     return _Opened(source, recipe, teacher, classes, labels)
+
+
+def _batch_size(config: DumpConfig, opened: _Opened, compute: Compute) -> int:
+    """Return how many views the teacher sees at once."""
+    rows = np.arange(len(opened.source))
+    sizes = [opened.teacher.preprocessing.size]
+    dataset = ViewDataset(opened.source, opened.recipe, rows, sizes=sizes, skip_unreadable=True)
+    return settled_batch_size([opened.teacher], dataset, rows, compute, config.batch_size)
 
 
 def _codec(config: DumpConfig, opened: _Opened) -> RowCodec:

@@ -22,9 +22,9 @@ def check_specs(config: DumpConfig) -> None:
     if config.codec is not None:
         check_codec(config.codec)
     check_source(config.data)
-    storage = open_storage(config.cache)
-    # of one in a bucket that takes long to ask
-    if not is_address(config.cache) and not storage.exists(MANIFEST):
-        probe_new(storage, writes=False)
+    if not is_address(config.cache):  # a bucket takes long to answer
+        storage = open_storage(config.cache)
+        if not storage.exists(MANIFEST):
+            probe_new(storage, writes=False)
     # after the data: a module of the user's own that makes them may register a model with timm
     check_model(config.teacher, asks_library=False, is_trained=True)

@@ -4,8 +4,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from kdcache.errors import KdcacheError
 from kdcache.models.inference import run_models
 from kdcache.models.vision_model import VisionModel
@@ -20,8 +18,7 @@ from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
 from kdcache.runtime.wording import human_rate
 from kdcache.shapes import Rows
-from kdcache.sources import Source
-from kdcache.views import Batch, Recipe, ViewDataset
+from kdcache.views import Batch, ViewDataset
 from kdcache.views.repeated import few_views, repeated_batch
 
 _MOST = {"cpu": 256, "cuda": 4096}
@@ -29,35 +26,14 @@ _MOST = {"cpu": 256, "cuda": 4096}
 
 
 def settled_batch_size(
-    model: VisionModel, source: Source, recipe: Recipe, compute: Compute, size: BatchSize | None
-) -> int:
-    """Return how many views of a source a model takes at once: `size`, or of `auto` the number that
-    takes the least time for a view, which is told.
-
-    Args:
-        model: that is to be run.
-        source: of the views; a few of them are rendered.
-        recipe: of the views.
-        compute: where and how the model runs.
-        size: as the user says it; None is what is usual on the device.
-
-    Raises:
-        KdcacheError: not even one view fits into memory, or none of the first few can be read.
-    """
-    order = np.arange(len(source))
-    input_size = model.preprocessing.size
-    dataset = ViewDataset(source, recipe, order, sizes=[input_size], skip_unreadable=True)
-    return settled_batch_of_views([model], dataset, order, compute, size)
-
-
-def settled_batch_of_views(
     models: Sequence[VisionModel],
     dataset: ViewDataset,
     rows: Rows,
     compute: Compute,
     size: BatchSize | None,
 ) -> int:
-    """Return how many views models that run together take at once, see `settled_batch_size`.
+    """Return how many views models that run together take at once: `size`, or of `auto` the number
+    that takes the least time for a view, which is told.
 
     Args:
         models: that are to be run, each on the views of its input size.
@@ -70,7 +46,8 @@ def settled_batch_of_views(
         KdcacheError: not even one view fits into memory, or none of the first few can be read.
     """
     if size is None:
-        return usual_batch_size(compute.device.type, [model.preprocessing.size for model in models])
+        sizes = [recipe.input_size for recipe in dataset.recipes]
+        return usual_batch_size(compute.device.type, sizes)
     if size != AUTO:
         return size
     # a compiled model would be compiled again for each size

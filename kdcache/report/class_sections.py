@@ -21,12 +21,15 @@ _DARKEST = 0.75
 """Opacity of a cell in which all samples are."""
 
 
-def class_section(groups: Sequence[Group], scores: Mapping[str, ClassScores]) -> Section:
+def class_section(
+    groups: Sequence[Group], scores: Mapping[str, ClassScores], *, could_evaluate: bool
+) -> Section:
     """Return the chart and the table of scores by class.
 
     Args:
         groups: all of them, the reference first.
         scores: by the name of a group.
+        could_evaluate: whether --evaluate would give more of them.
     """
     if not scores:
         return {"figures": [], "rows": [], "caption": ""}
@@ -48,7 +51,8 @@ def class_section(groups: Sequence[Group], scores: Mapping[str, ClassScores]) ->
         "wide": dot_chart(dots, shown, f"{kind} (%)", width=WIDE),
         "narrow": dot_chart(dots, shown, f"{kind} (%)", width=NARROW),
     }
-    caption = f"{_weights_text(groups, scores)} The lowest class of the first line is on top."
+    weights = _weights_text(groups, scores, could_evaluate=could_evaluate)
+    caption = f"{weights} The lowest class of the first line is on top."
     if len(classes) > len(shown):
         caption += f" The lowest {len(shown)} of {len(classes)} classes are drawn."
     caption += _calibration_text(groups, scores)
@@ -59,7 +63,9 @@ def class_section(groups: Sequence[Group], scores: Mapping[str, ClassScores]) ->
     return {"figures": [figure], "rows": rows, "caption": caption}
 
 
-def _weights_text(groups: Sequence[Group], scores: Mapping[str, ClassScores]) -> str:
+def _weights_text(
+    groups: Sequence[Group], scores: Mapping[str, ClassScores], *, could_evaluate: bool
+) -> str:
     """Return of which weights the scores are, and how those of the best weights are had."""
     recorded: list[str] = []
     for group in groups:
@@ -74,6 +80,8 @@ def _weights_text(groups: Sequence[Group], scores: Mapping[str, ClassScores]) ->
             "Of the best weights of each run, evaluated for this page; of"
             f" {', '.join(recorded)} of those of the last epoch, as recorded"
         )
+    if not could_evaluate:
+        return f"{text}."
     return (
         f"{text}: to find maps and boxes in all images again can take hours on a CPU."
         " kdcache report --evaluate does it, for the best weights."

@@ -30,7 +30,7 @@ from kdcache.report.teacher_classes import teacher_classes
 from kdcache.runtime.device import Compute
 from kdcache.shapes import Rows
 from kdcache.soft_targets import SoftTargets
-from kdcache.tools.teacher_classes import class_names
+from kdcache.tools.teacher_names import class_names
 
 _NUM_LOOKED_AT = 96
 """Views among which those are looked for in which teacher and students disagree."""

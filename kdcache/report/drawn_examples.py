@@ -8,7 +8,7 @@ from kdcache.cache import Cache
 from kdcache.cache.source import views_of
 from kdcache.codec_error.plot import require_matplotlib
 from kdcache.errors import KdcacheError, ModelError
-from kdcache.loader.cache_specs import CacheOptions
+from kdcache.loader.cache_specs import NO_OPTIONS, CacheOptions
 from kdcache.report.example import (
     NUM_EACH,
     Example,
@@ -22,6 +22,7 @@ from kdcache.report.example import (
 from kdcache.report.groups import Group
 from kdcache.runtime.device import Compute
 from kdcache.tools.show import DrawnView, Student, draw_view
+from kdcache.tools.teacher_names import first_of_teacher, names_through_map
 
 _MOST_DRAWN = 3
 """Students whose maps or boxes are drawn."""
@@ -40,6 +41,9 @@ def drawn_views(
     require_matplotlib()
     seed = seed_of(cache)
     students, problems = _students(cache, data, groups, compute)
+    options, problem = _readable(options, cache, data)
+    if problem:
+        problems.append(problem)
     caption = (
         f"The first views of seed {seed} in the cache's order, which is random: what is right, and"
         " what the teacher and the best of each line's first finished run say."
@@ -56,6 +60,20 @@ def drawn_views(
                 students.remove(student)
                 problems.append(_problem(student.name, error))
     return Views(caption=caption, examples=examples, problems=problems)
+
+
+def _readable(
+    options: CacheOptions, cache: Cache, data: str | None
+) -> tuple[CacheOptions, str | None]:
+    """Return the options of a cache; none, and why, if the teacher's names or its map cannot be
+    read."""
+    source = views_of(cache, data).source
+    try:
+        if first_of_teacher(cache, source):
+            names_through_map(cache, source, options)
+    except KdcacheError as error:
+        return NO_OPTIONS, f"The teacher's classes are called by other names: {error}"
+    return options, None
 
 
 def _drawn_example(drawn: DrawnView, student: Student | None) -> Example:

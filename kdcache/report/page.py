@@ -46,6 +46,8 @@ class _Looks:
 
     scores: dict[str, ClassScores] = field(default_factory=dict)
     """By the name of a group."""
+    could_evaluate: bool = False
+    """Whether scores of maps and boxes were left as recorded, since nobody asked for others."""
     class_notes: list[str] = field(default_factory=list)
     view_notes: list[str] = field(default_factory=list)
     view_caption: str = ""
@@ -89,7 +91,7 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
 
 def _looked_at(groups: Sequence[Group], config: ReportConfig) -> _Looks:
     """Return what is said of classes and views."""
-    looks = _Looks()
+    looks = _Looks(could_evaluate=config.evaluate is None)
     for group in groups:
         scores = recorded_scores(group)
         if scores is not None:
@@ -127,7 +129,7 @@ def _context(
     groups: Sequence[Group], reference: Group, caches: Sequence[CacheFacts], looks: _Looks
 ) -> Section:
     """Return all that the template takes."""
-    classes = class_section(groups, looks.scores)
+    classes = class_section(groups, looks.scores, could_evaluate=looks.could_evaluate)
     classes["notes"] = looks.class_notes
     if not looks.scores and not looks.class_notes:
         classes["notes"] = ["No run tells scores by class."]

@@ -11,7 +11,7 @@ from kdcache.loader.class_map import read_class_map
 from kdcache.soft_targets import SoftTargets
 from kdcache.soft_targets.combined import MappedTargets
 from kdcache.sources import Source
-from kdcache.tools.teacher_classes import (
+from kdcache.tools.teacher_names import (
     class_names,
     first_of_teacher,
     numbered_names,

@@ -53,11 +53,18 @@ def usual_batch_size(device: str, sizes: Sequence[Size]) -> int:
     return min(power_of_two, _USUAL)
 
 
-def at_most(limit: int, size: BatchSize) -> BatchSize:
-    """Return a size that is no larger than a limit; `auto` stays."""
-    if size == AUTO:
+def limited_on_cpu(size: BatchSize, device: str, sizes: Sequence[Size]) -> BatchSize:
+    """Return a size that was chosen for something else, as the batch of a loss: on a CPU it is no
+    larger than what is usual there.
+
+    Args:
+        size: that was chosen; `auto` stays.
+        device: its type, `cpu` or `cuda`.
+        sizes: that each view is rendered at.
+    """
+    if size == AUTO or device != "cpu":
         return size
-    return min(size, limit)
+    return min(size, usual_batch_size(device, sizes))
 
 
 def chosen(size: BatchSize | None) -> int:

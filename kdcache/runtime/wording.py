@@ -18,7 +18,8 @@ def _form_of(number: int, noun: str) -> str:
     """Return a noun in its form after a number, of those that take s or es."""
     if number == 1:
         return noun
-    if noun.endswith(("s", "x", "sh", "tch")):
+    is_hissed = noun.endswith(("s", "x", "sh", "ch")) and noun != "epoch"
+    if is_hissed:
         return f"{noun}es"
     return f"{noun}s"
 

@@ -18,7 +18,7 @@ from kdcache.runtime.device import Compute
 from kdcache.runtime.launch import own_place
 from kdcache.runtime.tables import CSV, PARQUET
 from kdcache.runtime.wording import counted
-from kdcache.shapes import Size
+from kdcache.shapes import Rows
 from kdcache.sources import (
     AnnotationIds,
     Source,
@@ -158,10 +158,12 @@ def _predict(
         images = WithoutObjects(source)
         check = partial(_require_whole, source=source, recipe=recipe)
     size = None if task.scores_whole_images else model.preprocessing.size
+    order = np.arange(len(images))
+    dataset = ViewDataset(images, recipe, order, sizes=[size], skip_unreadable=True)
     batch_size = 1  # of views as large as their images
     if recipe.at(size).size is not None:
-        batch_size = settled_batch_size(model, images, recipe, compute, config.batch_size)
-    loader = _loader(batch_size, images, recipe, size, compute)
+        batch_size = settled_batch_size([model], dataset, order, compute, config.batch_size)
+    loader = _loader(batch_size, dataset, order, compute)
     reasons: list[str] = []
 
     def begin(batch: Batch, wanted: list[list[Tensor]]) -> Callable[[], list[Tensor]]:
@@ -196,16 +198,11 @@ def _predict(
     return num_images, len(reasons)
 
 
-def _loader(
-    batch_size: int, source: Source, recipe: Recipe, size: Size | None, compute: Compute
-) -> ViewLoader:
-    """Return the views of all images of a source, in their order."""
-    order = np.arange(len(source))
-    dataset = ViewDataset(source, recipe, order, sizes=[size], skip_unreadable=True)
+def _loader(batch_size: int, dataset: ViewDataset, rows: Rows, compute: Compute) -> ViewLoader:
+    """Return the loader of some rows, in their order."""
     requests = []
-    for start in range(0, len(source), batch_size):
-        end = min(start + batch_size, len(source))
-        requests.append([(row, 0) for row in range(start, end)])
+    for start in range(0, len(rows), batch_size):
+        requests.append([(int(row), 0) for row in rows[start : start + batch_size]])
     workers = compute.config.workers
     return ViewLoader(dataset, requests, workers=workers, pin_memory=compute.pin_memory)
 

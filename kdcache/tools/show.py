@@ -16,7 +16,7 @@ from kdcache.loader.cache_specs import NO_OPTIONS, CacheOptions
 from kdcache.shapes import Views
 from kdcache.tasks import open_task
 from kdcache.tasks.picture import Picture, ShownView
-from kdcache.tools.teacher_classes import class_names, first_of_teacher, names_through_map
+from kdcache.tools.teacher_names import class_names, first_of_teacher, names_through_map
 from kdcache.views.permutation import row_of
 
 
@@ -107,7 +107,7 @@ def draw_view(
     first_class = first_of_teacher(cache, source)
     names = class_names(source)
     if first_class:
-        names += names_through_map(cache, source, options).names
+        names += names_through_map(cache, source, options)
     pixels = batch.views[0][0].permute(1, 2, 0).numpy()
     layout = cache.manifest.layout
     view = ShownView(pixels, batch.labels, teacher, layout, names, first_class)

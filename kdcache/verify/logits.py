@@ -15,7 +15,7 @@ from kdcache.cache.source import local_images
 from kdcache.codecs import Codec, boxes_of, encoded, open_codec
 from kdcache.config.spec import build
 from kdcache.errors import CacheError, MismatchError, brief
-from kdcache.models.batch_trial import settled_batch_of_views
+from kdcache.models.batch_trial import settled_batch_size
 from kdcache.models.inference import ReadOut, run_models
 from kdcache.models.modules import state_sha256
 from kdcache.models.vision_model import TeacherLogits, VisionModel
@@ -154,7 +154,7 @@ def compare_logits(
         records = _read(cache, parts)
         boxes = boxes_of(cache.codec, records)
         all_rows = np.concatenate([rows for _, rows in parts])
-        size = settled_batch_of_views([model], dataset, all_rows, compute, batch_size)
+        size = settled_batch_size([model], dataset, all_rows, compute, batch_size)
         logits = _run(model, dataset, requests, size, compute, boxes=boxes)
     comparison = _comparison(cache.codec, records, TeacherLogits(logits, boxes))
     comparison["precision"] = compute.config.precision

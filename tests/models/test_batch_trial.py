@@ -1,21 +1,30 @@
 """How many views a model takes at once: tried on this CPU, with models of little memory."""
 
+import numpy as np
 import pytest
 from runs import DIGITS, IN_PROCESS
 
 from kdcache.errors import KdcacheError
 from kdcache.models.batch_trial import settled_batch_size
 from kdcache.models.model import open_model
+from kdcache.models.vision_model import VisionModel
 from kdcache.runtime.batch_size import BatchSize, usual_batch_size
 from kdcache.runtime.device import Compute
-from kdcache.sources import open_source
-from kdcache.views import load_recipe
+from kdcache.sources import Source, open_source
+from kdcache.views import Recipe, ViewDataset, load_recipe
 
 
 def tried(model: str, size: BatchSize | None = "auto", data: str = DIGITS) -> int:
     recipe = load_recipe("digits")
     opened = open_model(f"{model},mean=0.5,std=0.25", classes=10, recipe=recipe)
-    return settled_batch_size(opened, open_source(data), recipe, Compute(IN_PROCESS), size)
+    return settled(opened, open_source(data), recipe, size)
+
+
+def settled(model: VisionModel, source: Source, recipe: Recipe, size: BatchSize | None) -> int:
+    rows = np.arange(len(source))
+    sizes = [model.preprocessing.size]
+    dataset = ViewDataset(source, recipe, rows, sizes=sizes, skip_unreadable=True)
+    return settled_batch_size([model], dataset, rows, Compute(IN_PROCESS), size)
 
 
 def test_a_size_is_tried_and_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,6 +53,4 @@ def test_a_model_that_never_fits_is_told() -> None:
     )
     model.module.most = 0
     with pytest.raises(KdcacheError, match="not even one view fits into the memory of cpu"):
-        settled_batch_size(
-            model, open_source(DIGITS), load_recipe("digits"), Compute(IN_PROCESS), "auto"
-        )
+        settled(model, open_source(DIGITS), load_recipe("digits"), "auto")

@@ -17,7 +17,7 @@ from box_caches import trained as trained_detector
 from command_line import kdcache_json
 from forged_runs import forged_run
 from map_caches import DATA as MAPS
-from map_caches import EVAL, STUDENT, made
+from map_caches import EVAL, STUDENT, TEACHER, made
 from PIL import Image
 from runs import DIGITS, IN_PROCESS, MLP, dump, train
 
@@ -245,6 +245,18 @@ def test_maps_of_teacher_and_students_are_drawn(tmp_path: Path, recipe: str) -> 
     assert min(min(size) for size in sizes_of(views.examples)) > 100
     (problem,) = views.problems
     assert groups[1].name in problem and "has no weights yet" in problem
+
+
+def test_a_map_of_classes_that_is_gone_leaves_the_pictures_of_maps(
+    tmp_path: Path, recipe: str
+) -> None:
+    made(tmp_path / "cache", recipe, teacher=f"{TEACHER},classes=7", teacher_classes=7)
+    cache = f"{tmp_path}/cache,classes={tmp_path}/gone.csv"
+    forged_run(tmp_path / "runs" / "a", [{"miou": 50.0}], recipe=None, student=STUDENT,
+               cache=cache, data=MAPS)  # fmt: skip
+    views = looked_at(groups_in(tmp_path), IN_PROCESS)
+    assert [example.label[:7] for example in views.examples] == ["teacher"] * 3
+    assert any("gone.csv" in problem for problem in views.problems)
 
 
 def test_boxes_of_teacher_and_students_are_drawn(tmp_path: Path, box_recipe: str) -> None:

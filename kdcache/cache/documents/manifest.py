@@ -276,8 +276,8 @@ class Manifest:
             return "it holds no unit yet: remove it, and run the same command again"
         if self.skip_unreadable != other.skip_unreadable:
             return (
-                "choose a new folder, or the same settings: whether views may be absent a cache"
-                " says once, to all who read it or write beside you"
+                "choose a new folder, or the same setting: skip_unreadable holds for a whole cache,"
+                " since its readers and other writers rely on it"
             )
         return "choose a new folder, or the same settings"
 

@@ -70,7 +70,7 @@ def teacher_names(cache: Cache, options: CacheOptions) -> TeacherNames:
     return TeacherNames(names=numbered_names(cache))
 
 
-def names_through_map(cache: Cache, source: Source, options: CacheOptions) -> TeacherNames:
+def names_through_map(cache: Cache, source: Source, options: CacheOptions) -> list[str]:
     """Return the names of a teacher's own classes, each with the class of the data that a map says
     it is, in brackets, if there is a map.
 
@@ -83,7 +83,7 @@ def names_through_map(cache: Cache, source: Source, options: CacheOptions) -> Te
         if own.are_imagenets:
             count = counted(len(own.names), "class")
             say(f"note: the teacher's {count} are taken for ImageNet's")
-        return own
+        return own.names
     places = read_class_map(
         options.classes, source, cache.manifest.classes, teacher_names=own.stated
     )
@@ -94,4 +94,4 @@ def names_through_map(cache: Cache, source: Source, options: CacheOptions) -> Te
             names.append(name)
         else:
             names.append(f"{name} ({data_names[place]})")
-    return TeacherNames(names=names, stated=own.stated, are_imagenets=own.are_imagenets)
+    return names
