@@ -178,10 +178,12 @@ class Trials:
         it does not fit."""
         if not self.fits(call):  # which is also the first call, and slower than others
             return None
-        seconds = [self._seconds(call)]
-        while sum(seconds) < _TRIAL_SECONDS:
-            seconds.append(self._seconds(call))
-        return size / min(seconds)
+        total = fastest = self._seconds(call)
+        while total < _TRIAL_SECONDS:
+            seconds = self._seconds(call)
+            total += seconds
+            fastest = min(fastest, seconds)
+        return size / fastest
 
     def _seconds(self, call: Callable[[], object]) -> float:
         start = time.perf_counter()
