@@ -240,7 +240,7 @@ def test_unreadable_samples_are_recorded_on_request(tmp_path: Path) -> None:
         MismatchError, match="skip_unreadable: true in the cache, false now"
     ) as told:
         dump(tmp_path / "cache", codec=EXACT, **settings)
-    assert "the same settings: whether views may be absent a cache says once" in str(told.value)
+    assert "the same setting: skip_unreadable holds for a whole cache" in str(told.value)
 
 
 def test_a_sample_that_cannot_be_read_is_told_before_there_is_a_cache(tmp_path: Path) -> None:
