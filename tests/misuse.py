@@ -105,6 +105,7 @@ def cases(path: str) -> dict[str, Callable[[], Any]]:
         "seed below": lambda: views.batch([(0, -1)]),
         "batch of an evaluation": evaluating(tiny_models.conv(), batch_size=0),
         "window": evaluating(tiny_models.conv(), window=5),
+        "window without a pixel": evaluating(tiny_models.conv(), window=(0, 5)),
         "recipe of an evaluation": evaluating(tiny_models.conv(), recipe=None),
         "mean of an own model": evaluating(
             kdcache.open_model(

@@ -31,9 +31,12 @@ def names_of(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _joined(pieces: Sequence[str]) -> str:
     """Return pieces as one name; of too many those in the middle are left out whole."""
-    for num_hidden in range(len(pieces) - 1):
+    whole = printable(", ".join(pieces))
+    if len(whole) <= MOST_CHARS:
+        return whole
+    for num_hidden in range(1, len(pieces) - 1):
         start = (len(pieces) - num_hidden + 1) // 2
-        shown = [*pieces[:start], *["..."] * min(num_hidden, 1), *pieces[start + num_hidden :]]
+        shown = [*pieces[:start], "...", *pieces[start + num_hidden :]]
         name = printable(", ".join(shown))
         if len(name) <= MOST_CHARS:
             return name

@@ -46,8 +46,6 @@ class _Looks:
 
     scores: dict[str, ClassScores] = field(default_factory=dict)
     """By the name of a group."""
-    could_evaluate: bool = False
-    """Whether scores of maps and boxes were left as recorded, since nobody asked for others."""
     class_notes: list[str] = field(default_factory=list)
     view_notes: list[str] = field(default_factory=list)
     view_caption: str = ""
@@ -77,7 +75,8 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
         say(f"note: {note}")
     caches = [cache_facts(path) for path in used_caches(runs)]
     looks = _looked_at(groups, config)
-    page = _rendered(_context(groups, reference, caches, looks))
+    could_evaluate = config.evaluate is None
+    page = _rendered(_context(groups, reference, caches, looks, could_evaluate=could_evaluate))
     try:
         with whole_file(Path(config.out), is_synced=False) as file:
             file.write(page.encode("utf-8", "backslashreplace"))
@@ -91,7 +90,7 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
 
 def _looked_at(groups: Sequence[Group], config: ReportConfig) -> _Looks:
     """Return what is said of classes and views."""
-    looks = _Looks(could_evaluate=config.evaluate is None)
+    looks = _Looks()
     for group in groups:
         scores = recorded_scores(group)
         if scores is not None:
@@ -126,10 +125,15 @@ def _evaluate(groups: Sequence[Group], config: ReportConfig, looks: _Looks) -> N
 
 
 def _context(
-    groups: Sequence[Group], reference: Group, caches: Sequence[CacheFacts], looks: _Looks
+    groups: Sequence[Group],
+    reference: Group,
+    caches: Sequence[CacheFacts],
+    looks: _Looks,
+    *,
+    could_evaluate: bool,
 ) -> Section:
     """Return all that the template takes."""
-    classes = class_section(groups, looks.scores, could_evaluate=looks.could_evaluate)
+    classes = class_section(groups, looks.scores, could_evaluate=could_evaluate)
     classes["notes"] = looks.class_notes
     if not looks.scores and not looks.class_notes:
         classes["notes"] = ["No run tells scores by class."]

@@ -1,6 +1,5 @@
 """The boxes that a detector finds in images, a line each."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,14 +11,12 @@ from kdcache.models.detector_output import DetectorOutput
 from kdcache.runtime.files import write_file
 from kdcache.runtime.tables import Column, write_table
 from kdcache.shapes import Objects
+from kdcache.tasks.coco_results import coco_results
 from kdcache.tasks.prediction_forms import RESULTS
 from kdcache.tasks.predictions import PredictionSettings
 from kdcache.views import Batch
 
 _SIDES = ("x0", "y0", "x1", "y1")
-_SIDE_DIGITS = 6
-_SCORE_DIGITS = 9
-"""Behind the point, of results: so no two scores of a detector become equal."""
 _Table = np.ndarray
 """Boxes, `[boxes, 6]`: class, score, and the sides in pixels of the image."""
 
@@ -66,7 +63,8 @@ class BoxPredictions:
         """
         table = np.concatenate(self._boxes)
         if self._settings.out.suffix.lower() == RESULTS:
-            write_file(self._settings.out, self._results(table))
+            results = coco_results(self._images, table, self._settings.ids)
+            write_file(self._settings.out, results)
         else:
             write_table(self._settings.out, self._columns(table))
         return {"boxes": len(table)}
@@ -80,26 +78,6 @@ class BoxPredictions:
         for place, side in enumerate(_SIDES, start=2):
             columns[side] = table[:, place].astype(np.float32)
         return columns
-
-    def _results(self, table: _Table) -> bytes:
-        """Return the JSON that COCO's tools load as results (https://cocodataset.org/#format-results),
-        a line for each box. Images and classes that are not annotated are numbered from 0."""
-        ids = self._settings.ids
-        classes = table[:, 0].astype(np.int64).tolist()
-        scores = table[:, 1].round(_SCORE_DIGITS).tolist()
-        sides = np.concatenate([table[:, 2:4], table[:, 4:] - table[:, 2:4]], axis=1)
-        bboxes = sides.round(_SIDE_DIGITS).tolist()
-        lines = []
-        for image, number, bbox, score in zip(self._images, classes, bboxes, scores, strict=True):
-            entry = {
-                "image_id": image if ids is None else ids.images[image],
-                "category_id": number if ids is None else ids.categories[number],
-                "bbox": bbox,
-                "score": score,
-            }
-            lines.append(json.dumps(entry))
-        content = ",\n".join(lines)
-        return f"[{content}]\n".encode()
 
 
 def _in_image(boxes: np.ndarray, objects: Objects, view: int) -> np.ndarray:

@@ -187,6 +187,6 @@ def _tell_few_seeds(replay: Replay, epochs: int) -> None:
     if is_drawn and times > _MOST_TIMES:
         say(
             f"note: {epochs:,} epochs of {counted(num_seeds, 'seed')} show the student each view"
-            f" {times:,} times; it usually learns more from"
-            f" {counted(-(-epochs // _ADVISED_TIMES), 'seed')}, or about as many"
+            f" {times:,} times; it usually learns more from about"
+            f" {counted(-(-epochs // _ADVISED_TIMES), 'seed')}"
         )

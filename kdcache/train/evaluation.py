@@ -22,7 +22,13 @@ from kdcache.models.inference import model_code
 from kdcache.models.modules import device_of, kept_modes
 from kdcache.models.vision_model import num_classes
 from kdcache.models.wrapping import wrapped
-from kdcache.runtime.batch_size import AUTO, BatchSize, usual_batch_size, views_at_once
+from kdcache.runtime.batch_size import (
+    AUTO,
+    BatchSize,
+    require_batch_size,
+    usual_batch_size,
+    views_at_once,
+)
 from kdcache.runtime.console import progress
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.runtime.distributed import (
@@ -318,13 +324,9 @@ def evaluate(
         KdcacheError: data that cannot be opened, samples that cannot be read, a model that does not
             take them.
     """
-    counts = [*(window or ())]
-    if batch_size is not None:
-        counts.append(batch_size)
-    if min(counts, default=1) < 1:
-        raise UsageError(
-            f"batch_size is {batch_size}, window {window}; views and pixels are at least 1"
-        )
+    require_batch_size(batch_size)
+    if window is not None and min(window) < 1:
+        raise UsageError(f"window is {window}; give its height and width, at least a pixel each")
     options: dict[str, Any] = {}
     if num_workers is not None:
         options["workers"] = num_workers

@@ -750,7 +750,7 @@ def test_few_seeds_for_many_epochs_are_told(
     cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], seeds: str, epochs: int
 ) -> None:
     TrainingData([train_config(tmp_path, cache=cache, seeds=seeds, epochs=epochs)])
-    told = "show the student each view 9 times; it usually learns more from "
+    told = "show the student each view 9 times; it usually learns more from about "
     err = capsys.readouterr().err
     assert f"note: {epochs} epochs of " in err and f"{told}{-(-epochs // 4)} seeds" in err
 
