@@ -67,6 +67,10 @@ Records: TypeAlias = np.ndarray
 Rows: TypeAlias = np.ndarray
 """Row numbers of a cache, int64 `[rows]`."""
 
+ClassMap: TypeAlias = np.ndarray
+"""The class, among others, that each class of a teacher is: int64 `[teacher classes]`, -1 for
+none."""
+
 
 @dataclass(frozen=True, eq=False)
 class Objects:

@@ -163,6 +163,14 @@ class Cache:
         """Return the seeds of which every unit is committed."""
         return self._commits.complete_seeds()
 
+    def require_complete(self, seed: int) -> None:
+        """Check that every unit of `seed` is committed; no commit is read.
+
+        Raises:
+            MissingUnitError: units that are not, or a seed of which the cache holds nothing.
+        """
+        self._commits.require_complete(seed)
+
     def is_committed(self, seed: int, unit: int) -> bool:
         """Return whether a unit can be read."""
         return self._commits.is_committed(seed, unit)

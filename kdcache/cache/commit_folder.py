@@ -91,7 +91,12 @@ class CommitFolder:
         return self._storage.exists(commit_key(self._first_of(seed), unit))
 
     def all_of(self, seed: int) -> list[Commit]:
-        """Return the commits of all units of `seed`, in order.
+        """Return the commits of all units of `seed`, in order; errors as `require_complete`."""
+        self.require_complete(seed)
+        return self.commits_of(seed, range(self._manifest.num_units))
+
+    def require_complete(self, seed: int) -> None:
+        """Check that all units of `seed` are committed, by a listing; no commit is read.
 
         Raises:
             MissingUnitError: units that are not committed, or a seed of which the cache holds
@@ -111,7 +116,6 @@ class CommitFolder:
                 f" first is {self.unit_name(seed, missing[0])}; run the same dump-teacher command"
                 " again to finish it"
             )
-        return self.commits_of(seed, range(total))
 
     def commits_of(self, seed: int, units: Sequence[int]) -> list[Commit]:
         """Return the commits of some units of `seed`, in order, with what they say of this seed."""

@@ -165,6 +165,14 @@ def _keys(cache: Cache, commit: Commit) -> list[str]:
     return [sample.key for sample in samples]
 
 
+def require_images(cache: Cache) -> None:
+    """Raise a UsageError if a cache holds no images, which could be its source."""
+    if not cache.manifest.has_images or cache.manifest.source.classes is None:
+        raise UsageError(
+            f"cache {cache} holds no images; give the data that it was made from: --data SPEC"
+        )
+
+
 class CachedSource:
     """The samples of a webdataset cache that holds images."""
 
@@ -176,11 +184,9 @@ class CachedSource:
         Raises:
             UsageError: a cache that holds no images.
         """
+        require_images(cache)
         entry = cache.manifest.source
-        if not cache.manifest.has_images or entry.classes is None:
-            raise UsageError(
-                f"cache {cache} holds no images; give the data that it was made from: --data SPEC"
-            )
+        assert entry.classes is not None, "as that of every cache with images"
         self.spec = f"cache:{cache}"
         self.task = cache.manifest.task
         self._kind = target_kind(self.task)

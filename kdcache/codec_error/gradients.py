@@ -3,10 +3,8 @@ record does to training."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import torch
-from torch import Tensor
-
 from kdcache.codecs import Codec
+from kdcache.deferred import Tensor, torch
 from kdcache.errors import UsageError
 from kdcache.shapes import Logits, Scalar
 from kdcache.soft_targets import SoftTargets

@@ -59,18 +59,32 @@ class LibrarySources:
         return {name for name in names if not self.left_out.fullmatch(name)}
 
 
-@lru_cache(maxsize=4)
-def _texts(library: str, patterns: tuple[str, ...]) -> Sequence[str]:
-    """Return the sources of some modules; none if they are in no folder, or one of them cannot be
-    read."""
+def library_text(library: str, path: str) -> str:
+    """Return the text of a file in a library's folder, UTF-8; nothing if it is not there."""
+    for folder in _folders(library):
+        file = folder / path
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+    return ""
+
+
+def _folders(library: str) -> Sequence[Path]:
+    """Return the folders of a library's modules; none if it is not installed in one."""
     # not importlib.util.find_spec: it asks what is imported, which may be a stand-in
     spec = PathFinder.find_spec(library)
     if spec is None or spec.submodule_search_locations is None:
         return []
+    return [Path(folder) for folder in spec.submodule_search_locations]
+
+
+@lru_cache(maxsize=4)
+def _texts(library: str, patterns: tuple[str, ...]) -> Sequence[str]:
+    """Return the sources of some modules; none if they are in no folder, or one of them cannot be
+    read."""
     paths: list[Path] = []
-    for root in spec.submodule_search_locations:
+    for folder in _folders(library):
         for pattern in patterns:
-            paths += Path(root).glob(pattern)
+            paths += folder.glob(pattern)
     try:
         return [path.read_text(encoding="utf-8", errors="replace") for path in paths]
     except OSError:

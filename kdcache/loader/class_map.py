@@ -2,24 +2,28 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from kdcache.cache import Cache
 from kdcache.config.spec import choose
-from kdcache.errors import UsageError
-from kdcache.models.imagenet_names import imagenet_names
+from kdcache.errors import MismatchError, UsageError
+from kdcache.loader.cache_specs import CacheOptions
+from kdcache.models.imagenet_names import imagenet_names, imagenets_note
 from kdcache.models.run_folders import run_folder, weights_in
 from kdcache.models.weight_facts import read_facts
 from kdcache.runtime.console import say
-from kdcache.runtime.text_files import Columns, read_columns
+from kdcache.runtime.text_files import Columns, read_columns, read_text
 from kdcache.runtime.wording import counted
-from kdcache.sources import Source, class_names_of
+from kdcache.shapes import ClassMap
+from kdcache.sources import Classed, class_names_of
 from kdcache.sources.class_files import read_class_names
 
 _WEIGHTS = ".safetensors"
 _MOST_NAMED = 5
+_FILE = "class map"
 
 
 class _Side:
@@ -57,11 +61,52 @@ class _Side:
         return places[0]
 
 
+@dataclass(frozen=True)
+class KnownClasses:
+    """The classes of a source that need not be opened to tell them."""
+
+    spec: str
+    """Of the source."""
+    class_names: tuple[str, ...]
+
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+        return len(self.class_names)
+
+
+def class_map_of(cache: Cache, options: CacheOptions, source: Classed) -> ClassMap | None:
+    """Return the student's class of each class of a cache's teacher, as the options say; None
+    where the classes are the same.
+
+    Raises:
+        UsageError: a map or names that do not fit, see `read_class_map`.
+        MismatchError: the teacher has another number of classes, and there is no map.
+    """
+    num_classes = cache.manifest.classes
+    if options.classes is not None:
+        names = None
+        if options.names is not None:
+            names = read_teacher_names(options.names, num_classes)
+        return read_class_map(options.classes, source, num_classes, teacher_names=names)
+    if num_classes != source.classes:
+        raise MismatchError(
+            f"the teacher of cache {cache} has {num_classes} classes, data {source.spec}"
+            f" {source.classes}; say which are which: --cache PATH,classes=FILE.csv"
+        )
+    return None
+
+
+def require_readable(options: CacheOptions) -> None:
+    """Raise a UsageError if a map of classes is no text file."""
+    if options.classes is not None:
+        read_text(options.classes, _FILE)
+
+
 def read_class_map(
-    path: str, source: Source, teacher_classes: int, *, teacher_names: Sequence[str] | None = None
-) -> Tensor:
-    """Return the student's class of each of the teacher's classes, int64 `[teacher classes]`, -1
-    for none.
+    path: str, source: Classed, teacher_classes: int, *, teacher_names: Sequence[str] | None = None
+) -> ClassMap:
+    """Return the student's class of each of the teacher's classes.
 
     The file has lines `student class,teacher class`: numbers from 0, or names. Those of a teacher
     of as many classes as ImageNet are ImageNet's, unless others are given: WordNet ids or
@@ -84,14 +129,11 @@ def read_class_map(
         student.add(name, place)
     teacher = _teacher_side(teacher_classes, teacher_names)
     words = {*student.places, *teacher.places}
-    lines = read_columns(path, "class map", words, titles=("student", "teacher"))
+    lines = read_columns(path, _FILE, words, titles=("student", "teacher"))
     is_imagenet = teacher_names is None and bool(teacher.places)
     if is_imagenet and _names_classes(lines):
-        say(
-            f"note: class map {path}: the teacher's {counted(teacher_classes, 'class')} are taken"
-            " for ImageNet's"
-        )
-    classes = torch.full((teacher_classes,), -1)
+        say(f"note: {imagenets_note(f'the teacher (class map {path})', teacher_classes)}")
+    classes = np.full(teacher_classes, -1, np.int64)
     first_lines: dict[int, int] = {}
     for line in lines:
         where = f"class map {path}, line {line.number}"
@@ -111,7 +153,7 @@ def read_class_map(
     return classes
 
 
-def _tell_untaught(path: str, source: Source, classes: Tensor) -> None:
+def _tell_untaught(path: str, source: Classed, classes: ClassMap) -> None:
     """Say which classes of the student have no class of the teacher."""
     names = class_names_of(source) or tuple(map(str, range(source.classes)))
     taught = set(classes.tolist())

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache import Cache, open_cache
-from kdcache.cache.coverage import note_left_out
 from kdcache.cache.documents.differences import Sides, recipe_differences
 from kdcache.cache.local_units import LocalUnits
 from kdcache.cache.opening import open_storage
@@ -21,7 +20,8 @@ from kdcache.cache.storage.late import late, looked_for_again
 from kdcache.config.files import parse_seeds
 from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.loader.cache_specs import CacheOptions, parse_cache
-from kdcache.loader.class_map import read_class_map, read_teacher_names
+from kdcache.loader.cached_seeds import cached_seeds, require_repeats
+from kdcache.loader.class_map import class_map_of
 from kdcache.loader.config import LoaderConfig
 from kdcache.loader.order import Blocks
 from kdcache.loader.record_checks import check_tail
@@ -33,7 +33,6 @@ from kdcache.runtime.batch_size import chosen
 from kdcache.runtime.console import say
 from kdcache.runtime.contrast import joined
 from kdcache.runtime.distributed import is_main, on_main
-from kdcache.runtime.wording import named
 from kdcache.shapes import Rows
 from kdcache.sources import Source, open_source
 from kdcache.sources.selection import parse_samples
@@ -78,11 +77,7 @@ def open_replay(
         replay = _replay_of_caches(config, needs, cache_options, source)
     else:
         replay = _replay_of_recipe(config, source)
-    if len(replay.seeds) < config.repeats:
-        raise UsageError(
-            f"repeats is {config.repeats}, and there are {len(replay.seeds)} seeds; it needs as"
-            " many"
-        )
+    require_repeats(config, replay.seeds)
     return replace(replay, samples=_rows(config, replay))
 
 
@@ -106,7 +101,7 @@ def _replay_of_caches(
     caches = [cache for cache, _ in cache_options]
     first = caches[0]
     # first: what a cache holds is told without its rows, which may be said to be many
-    seeds = on_main(lambda: _cached_seeds(config, caches), "the seeds that the caches hold")
+    seeds = on_main(lambda: _readable_seeds(config, caches), "the seeds that the caches hold")
     source = own_source
     if source is None:
         source = _source_of(config, first)
@@ -134,6 +129,17 @@ def _replay_of_caches(
     return Replay(
         source=source, recipe=first.recipe, caches=uses, seeds=seeds, samples=None, blocks=blocks
     )
+
+
+def _readable_seeds(config: LoaderConfig, caches: Sequence[Cache]) -> list[int]:
+    """Return what `cached_seeds` does, after their commits were read: before the first epoch, not
+    when a seed's turn comes."""
+    seeds = cached_seeds(config, caches)
+    if config.wait_for_units is None and config.on_miss == "error":
+        for seed in seeds:
+            for cache in caches:
+                cache.commits(seed)
+    return seeds
 
 
 def _source_of(config: LoaderConfig, cache: Cache) -> Source:
@@ -286,20 +292,8 @@ def _use(config: LoaderConfig, cache: Cache, options: CacheOptions, source: Sour
         "is_partial": config.on_miss != "error",
         "wait_seconds": config.wait_for_units,
     }
-    use = CacheUse(cache=cache, weight=options.weight, **reading)
-    if options.classes is not None:
-        teacher_classes = cache.manifest.classes
-        names = None
-        if options.names is not None:
-            names = read_teacher_names(options.names, teacher_classes)
-        classes = read_class_map(options.classes, source, teacher_classes, teacher_names=names)
-        return replace(use, classes=classes)
-    if cache.manifest.classes != source.classes:
-        raise MismatchError(
-            f"the teacher of cache {cache} has {cache.manifest.classes} classes, data {source.spec}"
-            f" {source.classes}; say which are which: --cache PATH,classes=FILE.csv"
-        )
-    return use
+    classes = class_map_of(cache, options, source)
+    return CacheUse(cache=cache, weight=options.weight, classes=classes, **reading)
 
 
 def _require_same_views(first: Cache, other: Cache) -> None:
@@ -316,50 +310,3 @@ def _require_same_views(first: Cache, other: Cache) -> None:
             f"caches {first} and {other} are of different views: {joined(lines)}; "
             "dump both from the same data with the same recipe and order_seed"
         )
-
-
-def _cached_seeds(config: LoaderConfig, caches: Sequence[Cache]) -> list[int]:
-    """Return the seeds of the epochs: those asked for, or those that every cache holds."""
-    if config.wait_for_units is not None:
-        return parse_seeds(str(config.seeds))
-    is_partial = config.on_miss != "error"
-    seeds_of_caches = []
-    for cache in caches:
-        cache_seeds = cache.seeds() if is_partial else cache.complete_seeds()
-        seeds_of_caches.append(set(cache_seeds))
-    if config.seeds is not None:
-        seeds = parse_seeds(str(config.seeds))
-    else:
-        seeds = sorted(set.intersection(*seeds_of_caches))
-        if seeds and is_main():
-            _note_seeds(caches, seeds_of_caches, seeds)
-    if not seeds:
-        names = ", ".join(map(str, caches))
-        in_common = " in common" if len(caches) > 1 else ""
-        raise MismatchError(
-            f"cache {names} has no complete seed{in_common} yet; run dump-teacher again"
-        )
-    if not is_partial:
-        _require_complete(caches, seeds)
-    return seeds
-
-
-def _require_complete(caches: Sequence[Cache], seeds: Sequence[int]) -> None:
-    """Raise a MissingUnitError if a seed lacks units: before the first epoch, not when its turn
-    comes."""
-    for seed in seeds:
-        for cache in caches:
-            cache.commits(seed)
-
-
-def _note_seeds(
-    caches: Sequence[Cache], seeds_of_caches: Sequence[set[int]], seeds: Sequence[int]
-) -> None:
-    """Say which seeds a run leaves out: those that lack units, or that not all caches hold."""
-    for cache in caches:
-        note_left_out(cache, seeds)
-    others = sorted(set.union(*seeds_of_caches) - set(seeds))
-    if len(others) == 1:
-        say(f"note: {named(others, 'seed')} is left out: not every cache of this run holds it")
-    elif others:
-        say(f"note: {named(others, 'seed')} are left out: not every cache of this run holds them")

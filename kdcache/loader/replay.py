@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from kdcache.cache import Cache, Commit
 from kdcache.cache.local_units import LocalUnits
@@ -12,7 +11,7 @@ from kdcache.loader.order import Blocks
 from kdcache.loader.slab_reader import Reader, SlabReader, await_seed, own_commits
 from kdcache.loader.window_reader import WindowReader
 from kdcache.runtime.distributed import on_main
-from kdcache.shapes import Rows
+from kdcache.shapes import ClassMap, Rows
 from kdcache.sources import Source
 from kdcache.views import Recipe, row_order
 
@@ -23,9 +22,9 @@ class CacheUse:
 
     cache: Cache
     weight: float = 1.0
-    classes: Tensor | None = None
-    """The student's class of each of the teacher's classes, int64; -1 for none. None where the
-    classes are the same."""
+    classes: ClassMap | None = None
+    """The student's class of each of the teacher's classes; None where the classes are the
+    same."""
     is_partial: bool = False
     """Whether seeds may lack units."""
     wait_seconds: float | None = None

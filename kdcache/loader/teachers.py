@@ -20,7 +20,7 @@ from kdcache.models.modules import state_sha256
 from kdcache.models.vision_model import VisionModel
 from kdcache.positions import Heads
 from kdcache.runtime.device import Compute
-from kdcache.shapes import Rows, size_text
+from kdcache.shapes import ClassMap, Rows, size_text
 from kdcache.soft_targets import (
     AveragedTargets,
     DenseTargets,
@@ -143,12 +143,12 @@ class MappedTeacher:
     """A teacher of other classes than the student's."""
 
     def __init__(
-        self, teacher: Teacher, classes: Tensor, num_classes: int, compute: Compute
+        self, teacher: Teacher, classes: ClassMap, num_classes: int, compute: Compute
     ) -> None:
-        digest = hashlib.sha256(classes.numpy().tobytes()).hexdigest()
+        digest = hashlib.sha256(classes.tobytes()).hexdigest()
         self.identity = f"{teacher.identity} mapped {digest}"
         self._teacher = teacher
-        self._classes = compute.move(classes)
+        self._classes = compute.move(torch.from_numpy(classes))
         self._num_classes = num_classes
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> RowsOfSeeds:

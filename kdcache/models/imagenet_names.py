@@ -1,6 +1,24 @@
-"""The names of ImageNet's classes, as timm has them: WordNet ids and synonyms."""
+"""The names of ImageNet's classes, as timm has them: WordNet ids and synonyms. Its files are read,
+and timm is not imported."""
 
+import csv
 from dataclasses import dataclass
+
+from kdcache.config.library_sources import library_text
+from kdcache.runtime.wording import counted
+
+_FOLDER = "data/_info"
+_IDS = {
+    1000: "imagenet_synsets.txt",
+    11221: "imagenet21k_miil_synsets.txt",
+    11821: "imagenet12k_synsets.txt",
+    21841: "imagenet22k_synsets.txt",
+    21842: "imagenet22k_ms_synsets.txt",
+    21843: "imagenet21k_goog_synsets.txt",
+}
+"""The file of the ids of each set of ImageNet, by its number of classes."""
+_SYNONYMS = "imagenet_synset_to_lemma.txt"
+"""The synonyms of each id, of all sets."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +52,22 @@ class ImageNetNames:
 def imagenet_names(num_classes: int) -> ImageNetNames | None:
     """Return the names of the set of ImageNet that has so many classes: 1,000, or one of the larger
     ones that timm knows; None if there is no such set."""
-    from timm.data import ImageNetInfo, infer_imagenet_subset  # noqa: PLC0415
-
-    subset = infer_imagenet_subset({"num_classes": num_classes})
-    if subset is None:
+    file = _IDS.get(num_classes)
+    if file is None:
         return None
-    info = ImageNetInfo(subset)
-    ids = tuple(info.label_names())
+    ids = tuple(library_text("timm", f"{_FOLDER}/{file}").splitlines())
     if len(ids) != num_classes:
         return None
-    return ImageNetNames(ids, tuple(info.label_descriptions()))
+    lines = library_text("timm", f"{_FOLDER}/{_SYNONYMS}").splitlines()
+    synonyms = dict(csv.reader(lines, delimiter="\t"))
+    return ImageNetNames(ids, tuple(synonyms[word_id] for word_id in ids))
+
+
+def imagenets_note(whose: str, num_classes: int) -> str:
+    """Return what is said where classes are called as ImageNet's, since there are as many.
+
+    Args:
+        whose: classes they are.
+        num_classes: how many there are.
+    """
+    return f"the {counted(num_classes, 'class')} of {whose} are taken for ImageNet's"

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from kdcache.cache import Cache
 from kdcache.errors import KdcacheError
 from kdcache.loader.cache_specs import CacheOptions
 from kdcache.loader.class_map import read_class_map
+from kdcache.models.imagenet_names import imagenets_note
 from kdcache.soft_targets import SoftTargets
 from kdcache.soft_targets.combined import MappedTargets
 from kdcache.sources import Source
@@ -68,11 +70,13 @@ def teacher_classes(cache: Cache, source: Source, options: CacheOptions) -> Teac
         own = teacher_names(cache, options)
         names = own.names
         if own.are_imagenets:
-            caption = "The teacher's classes are taken for ImageNet's."
+            note = imagenets_note("the teacher", len(names))
+            caption = f"{note[0].upper()}{note[1:]}."
         if options.classes is not None:
-            places = read_class_map(
+            class_map = read_class_map(
                 options.classes, source, cache.manifest.classes, teacher_names=own.stated
             )
+            places = torch.from_numpy(class_map)
             caption += " It is right where the label is likeliest through the map of classes."
     except KdcacheError as error:
         problem = f"The teacher is compared with no label: {error}"

@@ -20,19 +20,21 @@ from kdcache.sources.own import as_source
 from kdcache.sources.plain_images import WithoutObjects, open_plain_images, path_of_images
 from kdcache.sources.protocol import (
     AnnotationIds,
+    Classed,
     Sample,
     Source,
     annotation_ids_of,
     class_names_of,
     splits_of,
 )
-from kdcache.sources.registry import check_source, open_source
+from kdcache.sources.registry import check_source, class_names_of_spec, open_source
 from kdcache.sources.tars import TarSource
 
 __all__ = [
     "DIGITS_TRAIN",
     "AnnotationIds",
     "BoxSource",
+    "Classed",
     "DatasetSource",
     "Digits",
     "MaskSource",
@@ -44,6 +46,7 @@ __all__ = [
     "as_source",
     "check_source",
     "class_names_of",
+    "class_names_of_spec",
     "mean_image_bytes",
     "open_plain_images",
     "open_source",

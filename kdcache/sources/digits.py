@@ -68,6 +68,11 @@ def open_digits(spec: Spec) -> Source:
     return DatasetSource(Digits(checked_digits(spec)), spec, lists_targets=True)
 
 
+def class_names_of_digits(spec: Spec) -> tuple[str, ...]:
+    """Return the names of the classes."""
+    return Digits.classes
+
+
 def checked_digits(spec: Spec) -> str:
     """Return the split of a spec.
 

@@ -98,6 +98,21 @@ def checked_imagefolder(spec: Spec) -> str:
         SourceError: it is absent, cannot be listed, or holds no class folders.
         UsageError: options, of which there are none.
     """
+    class_folders(spec)
+    return _root(spec)
+
+
+def class_folders(spec: Spec) -> list[str]:
+    """Return the names of the classes, those of their folders, sorted; errors as
+    `checked_imagefolder`."""
+    root = _root(spec)
+    with _naming(root):
+        names, _ = _class_folders(root)
+    return names
+
+
+def _root(spec: Spec) -> str:
+    """Return the folder of a spec; errors as `checked_imagefolder`."""
     if spec.options:
         raise UsageError(
             f"source imagefolder takes a path and no options, not {', '.join(spec.options)}"
@@ -110,8 +125,6 @@ def checked_imagefolder(spec: Spec) -> str:
             f"imagefolder {spec.arg!r} is not a folder; give one that holds one folder per"
             f" class{hint}"
         )
-    with _naming(spec.arg):
-        _class_folders(spec.arg)
     return spec.arg
 
 

@@ -98,7 +98,20 @@ def may_draw(source: Source) -> bool:
     return bool(getattr(source, "may_draw", True))
 
 
-def class_names_of(source: Source) -> tuple[str, ...] | None:
+@runtime_checkable
+class Classed(Protocol):
+    """What has classes, as a source; an attribute `class_names` may say what it calls them."""
+
+    @property
+    def spec(self) -> str:
+        """What names it."""
+
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+
+
+def class_names_of(source: Classed) -> tuple[str, ...] | None:
     """Return what a source calls its classes; None if it has no names, or not one for each."""
     names = getattr(source, "class_names", None)
     if names is None or len(names) != source.classes:

@@ -1,20 +1,20 @@
 """The sources by name, opened from a spec."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kdcache.config.spec import Spec, parse_spec
 from kdcache.runtime.console import say
 from kdcache.sources.bare_paths import spec_of_path
 from kdcache.sources.coco import checked_coco, open_coco
 from kdcache.sources.dataset import MapStyle
-from kdcache.sources.digits import checked_digits, open_digits
+from kdcache.sources.digits import checked_digits, class_names_of_digits, open_digits
 from kdcache.sources.fold import FoldSource, take_fold
 from kdcache.sources.hub import open_hub
-from kdcache.sources.imagefolder import checked_imagefolder, open_imagefolder
+from kdcache.sources.imagefolder import checked_imagefolder, class_folders, open_imagefolder
 from kdcache.sources.own import check_own, open_own
 from kdcache.sources.protocol import Source
 from kdcache.sources.segfolder import checked_segfolder, open_segfolder
-from kdcache.sources.table import checked_table, open_table
+from kdcache.sources.table import checked_table, class_names_of_table, open_table
 from kdcache.sources.tars import checked_tars, open_tars
 from kdcache.sources.torchvision import check_torchvision, open_torchvision
 from kdcache.sources.voc import checked_voc, open_voc
@@ -49,6 +49,15 @@ CHECKS: dict[str, Callable[[Spec], object]] = {
 """What each opener begins with: names, options and paths, before anything is listed or read."""
 
 
+CLASS_NAMES: dict[str, Callable[[Spec], Sequence[str] | None]] = {
+    "csv": class_names_of_table,
+    "digits": class_names_of_digits,
+    "imagefolder": class_folders,
+    "parquet": class_names_of_table,
+}
+"""What sources call their classes, where that is known before they are opened."""
+
+
 def check_source(text: str) -> None:
     """Check what a source's spec names, without opening it: a name, options and paths.
 
@@ -63,6 +72,23 @@ def check_source(text: str) -> None:
     whole, _ = take_fold(spec)
     if whole.name in CHECKS:
         CHECKS[whole.name](whole)
+
+
+def class_names_of_spec(text: str) -> tuple[str, ...] | None:
+    """Return what the source that a spec names calls its classes, all of them in their order,
+    without opening it; None where only that would tell.
+
+    Raises:
+        KdcacheError: see `check_source`.
+    """
+    spec = spec_of_path(text, OPENERS) or parse_spec(text)
+    if spec.name not in CLASS_NAMES:
+        return None
+    whole, _ = take_fold(spec)
+    names = CLASS_NAMES[whole.name](whole)
+    if names is None:
+        return None
+    return tuple(names)
 
 
 def open_source(text: str) -> Source:

@@ -43,6 +43,27 @@ def parse_samples(text: str, length: int, names: Callable[[], Named]) -> Rows:
     """
     if are_numbers(text):
         return _numbers_between(text, length)
+    return _numbers_of_keys(text, _keys(text), names(), length)
+
+
+def check_samples(text: str, length: int | None) -> None:
+    """Check what names samples, as far as that takes no source.
+
+    Args:
+        text: see `parse_samples`.
+        length: of the source, if it is known.
+
+    Raises:
+        UsageError: see `parse_samples`.
+    """
+    if not are_numbers(text):
+        _keys(text)
+    elif length is not None:
+        _numbers_between(text, length)
+
+
+def _keys(text: str) -> list[Line]:
+    """Return the lines of a file of keys."""
     if not Path(text).exists():
         raise UsageError(
             f"samples {text!r} are neither A:B nor a text file with a key on each line"
@@ -50,7 +71,7 @@ def parse_samples(text: str, length: int, names: Callable[[], Named]) -> Rows:
     lines = read_lines(text, "samples")
     if not lines:
         raise UsageError(f"samples {text} names none")
-    return _numbers_of_keys(text, lines, names(), length)
+    return lines
 
 
 def _numbers_of_keys(text: str, lines: Sequence[Line], source: Named, length: int) -> Rows:

@@ -79,6 +79,11 @@ def open_table(spec: Spec) -> Source:
     return DatasetSource(dataset, spec, lists_targets=True)
 
 
+def class_names_of_table(spec: Spec) -> tuple[str, ...] | None:
+    """Return the names of the classes in the file that a spec names; None if it names none."""
+    return checked_table(spec).class_names
+
+
 def checked_table(spec: Spec) -> TableSpec:
     """Return what a spec says.
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from kdcache.models.preprocessing import Preprocessing
 from kdcache.models.vision_model import VisionModel
-from kdcache.shapes import Logits, Views
+from kdcache.shapes import ClassMap, Logits, Views
 from kdcache.soft_targets import DenseTargets
 from kdcache.soft_targets.combined import MappedTargets
 
@@ -14,18 +14,17 @@ class MappedModel(nn.Module):
     """A classifier whose probabilities are added up by the data's classes, and brought to a sum
     of 1."""
 
-    def __init__(self, model: VisionModel, classes: Tensor, num_classes: int) -> None:
+    def __init__(self, model: VisionModel, classes: ClassMap, num_classes: int) -> None:
         """Take a model, and the map of its classes.
 
         Args:
             model: the classifier.
-            classes: the data's class of each of the model's classes, int64 `[model classes]`, -1
-                for none.
+            classes: the data's class of each of the model's classes.
             num_classes: of the data.
         """
         super().__init__()
         self.model = model
-        self.register_buffer("classes", classes)
+        self.register_buffer("classes", torch.from_numpy(classes))
         self._num_classes = num_classes
 
     @property

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from kdcache.config.spec import choose, parse_spec
 from kdcache.errors import UsageError
-from kdcache.models.imagenet_names import imagenet_names
+from kdcache.models.imagenet_names import imagenet_names, imagenets_note
 from kdcache.models.specs import check_model, has_named_weights
 from kdcache.runtime.console import say
 from kdcache.sources import Source, class_names_of
@@ -107,7 +107,7 @@ def names_for(
     if saved.facts is None and has_named_weights(spec, dict(spec.options)):
         imagenet = imagenet_names(num_classes)
         if imagenet is not None:
-            say(f"note: the {num_classes} classes of {saved.spec} are taken for ImageNet's")
+            say(f"note: {imagenets_note(saved.spec, num_classes)}")
             return imagenet.short_names()
     return [str(number) for number in range(num_classes)]
 

@@ -7,9 +7,8 @@ from kdcache.cache import Cache
 from kdcache.config.files import recorded_settings
 from kdcache.loader.cache_specs import CacheOptions
 from kdcache.loader.class_map import read_class_map, read_teacher_names
-from kdcache.models.imagenet_names import imagenet_names
+from kdcache.models.imagenet_names import imagenet_names, imagenets_note
 from kdcache.runtime.console import say
-from kdcache.runtime.wording import counted
 from kdcache.sources import Source, class_names_of
 
 
@@ -81,8 +80,7 @@ def names_through_map(cache: Cache, source: Source, options: CacheOptions) -> li
     own = teacher_names(cache, options)
     if options.classes is None:
         if own.are_imagenets:
-            count = counted(len(own.names), "class")
-            say(f"note: the teacher's {count} are taken for ImageNet's")
+            say(f"note: {imagenets_note('the teacher', len(own.names))}")
         return own.names
     places = read_class_map(
         options.classes, source, cache.manifest.classes, teacher_names=own.stated

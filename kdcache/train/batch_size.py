@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from kdcache.train.config import TrainConfig
 from kdcache.train.data import OpenedStudent, TrainingData
 from kdcache.train.optim import make_optimizer
 from kdcache.train.parts import weight_average
-from kdcache.train.run_settings import batch_size_of
+from kdcache.train.run_settings import batch_size_of_runs
 from kdcache.views import Batch, ViewDataset
 from kdcache.views.repeated import few_views, repeated_batch
 
@@ -50,7 +49,7 @@ def part_that_fits(configs: Sequence[TrainConfig]) -> int | None:
         UsageError: it is asked for on a CPU.
         KdcacheError: not even a few views fit, or something cannot be opened.
     """
-    if configs[0].batch_size != AUTO or _batch_size_of_runs(configs) is not None:
+    if configs[0].batch_size != AUTO or batch_size_of_runs(configs) is not None:
         return None
     if Compute(configs[0].compute).device.type != "cuda":
         raise UsageError(
@@ -72,7 +71,7 @@ def with_batch_size(configs: Sequence[TrainConfig], part: int | None) -> Sequenc
     """
     if configs[0].batch_size != AUTO:
         return configs
-    size = on_main(lambda: _batch_size_of_runs(configs))
+    size = on_main(lambda: batch_size_of_runs(configs))
     if size is None:
         parts = filter(None, gather(part, "what fits"))
         size = min(parts) * configs[0].accumulate * world_size()
@@ -179,15 +178,6 @@ def _gradient_bytes(data: TrainingData) -> int:
         for parameter in opened.student.parameters():
             total += parameter.numel() * parameter.element_size()
     return total
-
-
-def _batch_size_of_runs(configs: Sequence[TrainConfig]) -> int | None:
-    """Return the batch size of the first of some runs that is there already."""
-    for config in configs:
-        size = batch_size_of(Path(config.run))
-        if size is not None:
-            return size
-    return None
 
 
 def _tell(size: int, configs: Sequence[TrainConfig]) -> None:

@@ -10,7 +10,7 @@ from kdcache.config.spec import Spec, normal_spec
 from kdcache.losses import open_loss
 from kdcache.models.registry import FAMILIES
 from kdcache.train.config import TrainConfig
-from kdcache.train.optim import has_same_rates
+from kdcache.train.optim import depends_on_end
 from kdcache.views import recipe_table
 
 _HOW = (
@@ -48,7 +48,7 @@ def may_extend(old: TrainConfig, new: TrainConfig) -> bool:
     run is then what it would be if it had been begun with so many."""
     if new.epochs <= old.epochs or new.schedule != old.schedule:
         return False
-    return has_same_rates(old.schedule, old.epochs, new.epochs)
+    return not depends_on_end(new.schedule)
 
 
 def _meant_caches(caches: str | tuple[str, ...]) -> list[Spec]:

@@ -19,6 +19,8 @@ _OPTIMIZERS = LibrarySources(
     registered=re.compile(r"(?:OptimInfo\(\s*(?:name=)?|register_alias\()['\"](\w+)['\"]"),
 )
 _SCHEDULES = ("cosine", "step", "multistep", "poly", "tanh", "constant", "wsd", "rsqrt", "none")
+_WITHOUT_END = ("constant", "step", "multistep", "none")
+"""Schedules that are not told how many epochs there are, or make no use of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,27 +198,13 @@ def make_schedule(
     return schedule
 
 
-def has_same_rates(config: ScheduleConfig, epochs: int, more_epochs: int) -> bool:
-    """Return whether a schedule of more epochs gives the rates of that of fewer, as long as these
-    last: the rates of some schedules depend on where the end is.
+def depends_on_end(config: ScheduleConfig) -> bool:
+    """Return whether the rates of a schedule depend on how many epochs there are in all: with more
+    of them those before are then others, too.
 
-    Raises:
-        UsageError: an unknown schedule (the nearest is suggested) or argument.
+    Noise does, whatever the schedule: timm has it begin and end at shares of all epochs.
     """
-    return _rates(config, epochs, of=epochs) == _rates(config, more_epochs, of=epochs)
-
-
-def _rates(config: ScheduleConfig, epochs: int, *, of: int) -> list[float]:
-    """Return the rates at some steps of each of the first epochs, of an optimiser whose rate is
-    1."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = make_schedule(optimizer, config, epochs=epochs, steps_per_epoch=_COMPARED_STEPS)
-    rates = []
-    with _one_line_errors("schedule", config.name):
-        for step in range(of * _COMPARED_STEPS):
-            schedule.step_update(step)
-            rates.append(optimizer.param_groups[0]["lr"])
-    return rates
+    return config.name not in _WITHOUT_END or config.options.get("noise") is not None
 
 
 @contextmanager
@@ -230,8 +218,6 @@ def _one_line_errors(what: str, name: str) -> Iterator[None]:
 
 
 _TRIED_EPOCHS = 1000
-_COMPARED_STEPS = 4
-"""Of an epoch."""
 
 
 class _Constant:

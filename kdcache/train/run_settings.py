@@ -1,6 +1,7 @@
 """The settings that a run was begun with, and whether it may go on with those of now; all of it
 without torch."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from kdcache.runtime.contrast import joined
 from kdcache.runtime.files import require_writable_folder
 from kdcache.train.config import TrainConfig
 from kdcache.train.differences import FREE, PLACES, may_extend, settings_differences
+from kdcache.train.optim import depends_on_end
 from kdcache.train.run_files import CHECKPOINT_FILE, COMMAND, CONFIG_FILE, METRICS_FILE
 
 
@@ -27,15 +29,18 @@ def with_student_spec(config: TrainConfig) -> TrainConfig:
     return replace(config, student=model_spec(config.student))
 
 
-def batch_size_of(run: Path) -> int | None:
-    """Return the batch size that a run was begun with; None of a folder that is no run's.
+def batch_size_of_runs(configs: Sequence[TrainConfig]) -> int | None:
+    """Return the batch size that the first of some runs was begun with that is there already; None
+    if none is.
 
     Raises:
         UsageError: its settings are damaged.
     """
-    if not is_run(run):
-        return None
-    return chosen(saved_config(run).batch_size)
+    for config in configs:
+        run = Path(config.run)
+        if is_run(run):
+            return chosen(saved_config(run).batch_size)
+    return None
 
 
 def check_folder(run: Path, config: TrainConfig) -> None:
@@ -97,9 +102,12 @@ def saved_config(run: Path) -> TrainConfig:
 
 def _advice_on_epochs(old_config: TrainConfig, config: TrainConfig) -> str:
     """Return why a run is not extended, if only that was wanted."""
-    if config.epochs <= old_config.epochs or config.schedule != old_config.schedule:
+    schedule = config.schedule
+    if config.epochs <= old_config.epochs or schedule != old_config.schedule:
+        return ""
+    if not depends_on_end(schedule):
         return ""
     return (
-        f"; the rates of schedule {config.schedule.name} depend on the number of epochs: those of"
-        " step, multistep and none do not"
+        f"; the rates of schedule {schedule.name} depend on the number of epochs: those of"
+        " constant, step, multistep and none do not, without noise"
     )

@@ -1,24 +1,26 @@
 """What a training names, checked before torch, data and models are there."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from kdcache.cache import open_cache
-from kdcache.cache.storage.protocol import is_address
 from kdcache.config.files import parse_seeds
 from kdcache.config.spec import parse_spec
 from kdcache.config.user_functions import require_module
 from kdcache.errors import KdcacheError
-from kdcache.loader.cache_specs import parse_cache
+from kdcache.loader.record_checks import check_records
+from kdcache.loader.specs import checked_caches
+from kdcache.losses import open_loss
 from kdcache.models.specs import check_model
 from kdcache.runtime.batch_size import AUTO
 from kdcache.runtime.console import nothing_said
 from kdcache.sources import check_source
 from kdcache.train.config import TrainConfig
 from kdcache.train.metrics_reading import is_of_epochs, read_result
+from kdcache.train.one_pass import require_one_pass
 from kdcache.train.optim import check_optimizer_name
 from kdcache.train.run_files import RESULT_FILE
-from kdcache.train.run_settings import check_folder, with_student_spec
+from kdcache.train.run_settings import batch_size_of_runs, check_folder, with_student_spec
 from kdcache.views import recipe_table
 
 
@@ -30,9 +32,22 @@ def check_specs(configs: Sequence[TrainConfig]) -> None:
         KdcacheError: one of them is unknown, or not there.
         MismatchError: a run was started with other settings.
     """
-    _check_names([config for config in configs if not _is_finished(config)])
-    for config in configs:
-        _check_folder(config)
+    require_one_pass(configs)
+    unfinished = [config for config in configs if not _is_finished(config)]
+    if unfinished:
+        _check_caches(unfinished)
+        _check_names(unfinished)
+    _check_folders(configs)
+
+
+def _check_caches(configs: Sequence[TrainConfig]) -> None:
+    """Check the caches that runs have in common, and what each loss wants of them."""
+    caches = checked_caches(configs[0])
+    with nothing_said():
+        for config in configs:
+            loss = open_loss(config.loss)
+            for cache in caches:
+                check_records(cache, loss, config.loss)
 
 
 def _check_names(configs: Sequence[TrainConfig]) -> None:
@@ -43,12 +58,6 @@ def _check_names(configs: Sequence[TrainConfig]) -> None:
         check_optimizer_name(config.optimizer)
     for recipe in _named((config.recipe, config.eval_recipe) for config in configs):
         recipe_table(recipe)
-    is_waiting = any(config.wait_for_units is not None for config in configs)
-    for text in _named(config.caches for config in configs):
-        path, _ = parse_cache(text)
-        # one in a bucket takes long to ask, and one that is waited for may not be there yet
-        if not is_address(path) and not is_waiting:
-            open_cache(path)
     for text in _named((config.on_metrics,) for config in configs):
         require_module(parse_spec(text), "on_metrics", (), error=KdcacheError)
     for data in _named((config.data, config.eval_data) for config in configs):
@@ -60,12 +69,15 @@ def _check_names(configs: Sequence[TrainConfig]) -> None:
         check_model(teacher, asks_library=False, is_trained=True)
 
 
-def _check_folder(config: TrainConfig) -> None:
-    """Check that a run may be begun in its folder, or go on there; notes come later."""
-    if config.batch_size == AUTO:  # the number that the run has is not known yet
-        return
+def _check_folders(configs: Sequence[TrainConfig]) -> None:
+    """Check that each run may be begun in its folder, or go on there; notes come later."""
+    batch_size = configs[0].batch_size
+    if batch_size == AUTO:
+        batch_size = batch_size_of_runs(configs) or AUTO
     with nothing_said():
-        check_folder(Path(config.run), with_student_spec(config))
+        for config in configs:
+            sized = replace(config, batch_size=batch_size)
+            check_folder(Path(config.run), with_student_spec(sized))
 
 
 def _is_finished(config: TrainConfig) -> bool:
