@@ -26,11 +26,11 @@ def recode(cache: str, new: str, codec: str, seeds: str | None, as_json: bool) -
 
     NEW cannot hold more than CACHE: no classes that CACHE dropped, and no finer logits.
     """
-    from kdcache.cache import open_cache
-    from kdcache.codecs import check_codec
+    from kdcache.runtime.console import nothing_said
+    from kdcache.tools.recode_checks import checked_recoding
 
-    open_cache(cache)
-    check_codec(codec)
+    with nothing_said():  # but for what is wrong: it is done once more
+        checked_recoding(cache, new, codec=codec, seeds=seeds)
     from kdcache.tools.recode import recode_cache
 
     result = recode_cache(cache, new, codec=codec, seeds=seeds)

@@ -47,8 +47,8 @@ def verify(cache: str, as_json: bool, batch_size: Any, **flags: Any) -> None:
     from kdcache.cache import open_cache
 
     opened = open_cache(cache)
-    from kdcache.verify.cache import verify_cache
-    from kdcache.verify.logits import compute_of
+    from kdcache.verify.known_teacher import compute_of
+    from kdcache.verify.specs import check_specs
 
     settings: dict[str, Any] = {}
     for name in ("workers", "device", "precision"):
@@ -58,6 +58,10 @@ def verify(cache: str, as_json: bool, batch_size: Any, **flags: Any) -> None:
     compute = None
     if settings:
         compute = compute_of(opened, **settings)
+    used = {name: flags[name] for name in ("views", "contents", "data", "teacher")}
+    check_specs(opened, batch_size=batch_size, is_placed=compute is not None, **used)
+    from kdcache.verify.cache import verify_cache
+
     report = verify_cache(opened, batch_size=batch_size, compute=compute, **flags)
     print_result(report, _verify_lines(report), as_json=as_json)
     if report["faults"]:

@@ -164,11 +164,7 @@ class Cache:
         return self._commits.complete_seeds()
 
     def require_complete(self, seed: int) -> None:
-        """Check that every unit of `seed` is committed; no commit is read.
-
-        Raises:
-            MissingUnitError: units that are not, or a seed of which the cache holds nothing.
-        """
+        """Raise a MissingUnitError if a unit of `seed` is not committed; no commit is read."""
         self._commits.require_complete(seed)
 
     def is_committed(self, seed: int, unit: int) -> bool:

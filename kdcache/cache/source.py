@@ -50,13 +50,18 @@ def source_of(cache: Cache, data: str | None = None) -> Source:
         MismatchError: another source.
         SourceError: it cannot be opened.
     """
-    if data is None and cache.manifest.has_images:
-        return CachedSource(cache)
+    require_data(cache, data)
     if data is None:
-        raise UsageError(_way_to_images(cache))
+        return CachedSource(cache)
     source = open_source(data)
     require_source(cache, source)
     return checked_source([cache], source)
+
+
+def require_data(cache: Cache, data: str | None) -> None:
+    """Raise a UsageError if no data are named, and the cache holds no images."""
+    if data is None and not cache.manifest.has_images:
+        raise UsageError(_way_to_images(cache))
 
 
 def views_of(

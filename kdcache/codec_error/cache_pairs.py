@@ -11,6 +11,7 @@ from torch import Tensor
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.sample_checksums import checked_source
 from kdcache.cache.source_check import require_source
+from kdcache.codec_error.measured_logits import measured_seeds
 from kdcache.codec_error.pairs import (
     MAP_VIEWS,
     Pairs,
@@ -18,11 +19,8 @@ from kdcache.codec_error.pairs import (
     pairs_of_two_views,
     pixels_of_view,
 )
-from kdcache.codec_error.teacher_pairs import batches_of_rows, require_rows, run_on_views
+from kdcache.codec_error.teacher_pairs import batches_of_rows, run_on_views
 from kdcache.codec_error.whole_views import WHOLE_VIEWS, whole_views
-from kdcache.codecs import codec_spec
-from kdcache.codecs.full import EXACT_DTYPES
-from kdcache.errors import CacheError, UsageError
 from kdcache.models.batch_trial import settled_batch_size
 from kdcache.models.model import open_model
 from kdcache.runtime.batch_size import BatchSize, limited_on_cpu
@@ -61,27 +59,7 @@ def pairs_from_cache(
         MismatchError: data that is not that of the cache.
     """
     cache = open_cache(path)
-    require_rows(cache.manifest.task)
-    if not cache.codec.is_exact:
-        exact_specs = " or ".join([f"full:dtype={dtype}" for dtype in EXACT_DTYPES])
-        raise CacheError(
-            f"cache {path} holds {codec_spec(cache.codec)}; codecs are measured against exact"
-            f" logits: {exact_specs}"
-        )
-    if (student is None) != (data is None):
-        raise UsageError(
-            "with a cache, student and data go together: the student looks at the images of the"
-            " cache's source"
-        )
-    num_seeds = 1
-    if student is None:
-        num_seeds = 2
-    seeds = cache.complete_seeds()[:num_seeds]
-    if len(seeds) < num_seeds:
-        raise CacheError(
-            f"cache {path} holds {len(seeds)} complete seeds; two are needed, for the teacher and"
-            " for its proxy student: dump another seed, or give a student and data"
-        )
+    seeds = measured_seeds(cache, student=student, data=data)
     if student is None or data is None:
         return pairs_of_cache(cache, views=views)
     return _pairs_with_student(

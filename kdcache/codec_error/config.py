@@ -55,6 +55,11 @@ class CodecErrorConfig:
             )
 
     @property
+    def is_file(self) -> bool:
+        """Whether the logits are in an .npz file, and not in a cache."""
+        return self.logits is not None and Path(self.logits).suffix == ".npz"
+
+    @property
     def loss_sizes(self) -> list[int]:
         """Rows of a batch of the loss, each once."""
         sizes = dict.fromkeys(size for size in self.batch_size if size != AUTO)
@@ -76,11 +81,24 @@ class CodecErrorConfig:
                     " --data and --recipe"
                 )
             return
-        is_npz = Path(self.logits).suffix == ".npz"
-        if self.recipe or (self.teacher and is_npz):
+        if self.recipe or (self.teacher and self.is_file):
             raise UsageError(
                 "give either logits (an .npz file or a cache) or a teacher with data and recipe,"
                 " not both"
+            )
+        if self.is_file:
+            self._require_whole_file()
+
+    def _require_whole_file(self) -> None:
+        """Raise a UsageError if something is said that is not for a file."""
+        if self.student or self.data:
+            raise UsageError(
+                f"{self.logits} holds no images for a student to look at; put its logits in as"
+                " `student`"
+            )
+        if self.views:
+            raise UsageError(
+                f"views is {self.views}, but an .npz file is measured whole; leave views out"
             )
 
 

@@ -8,7 +8,6 @@ are fitted on the views of one half of the samples, and all are measured on thos
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -29,7 +28,7 @@ from kdcache.codec_error.npz_pairs import pairs_from_npz
 from kdcache.codec_error.pairs import Pairs
 from kdcache.codec_error.teacher_pairs import pairs_from_teacher
 from kdcache.codecs import Codec, GridCodec, RowCodec, open_codec
-from kdcache.errors import KdcacheError, UsageError
+from kdcache.errors import KdcacheError
 from kdcache.losses import dist_terms, kl_loss
 from kdcache.models.first_batch import logits_fault
 from kdcache.models.model import open_model
@@ -188,20 +187,11 @@ def _open_pairs(config: CodecErrorConfig) -> Pairs:
     if config.logits is None:
         assert config.teacher and config.data and config.recipe
         return pairs_from_teacher(config.teacher, recipe=config.recipe, **settings)
-    if Path(config.logits).suffix != ".npz":
+    if not config.is_file:
         pairs = pairs_from_cache(config.logits, **settings)
         if not config.teacher:
             return pairs
         return replace(pairs, head=_head(config.teacher, open_cache(config.logits)))
-    if config.student or config.data:
-        raise UsageError(
-            f"{config.logits} holds no images for a student to look at; put its logits in as"
-            " `student`"
-        )
-    if config.views:
-        raise UsageError(
-            f"views is {config.views}, but an .npz file is measured whole; leave views out"
-        )
     return pairs_from_npz(config.logits)
 
 

@@ -1,6 +1,5 @@
 """Pairs of logits from an .npz file."""
 
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdcache.codec_error.measured_logits import opened_npz
 from kdcache.codec_error.pairs import ANOTHER_VIEW, Pairs
 from kdcache.errors import UsageError
 from kdcache.shapes import Logits, Rows
@@ -51,20 +51,10 @@ def pairs_from_npz(path: str | Path) -> Pairs:
 def _arrays_of(path: str | Path) -> dict[str, np.ndarray]:
     """Return the arrays of a file that are known: `teacher`, and `student`, `image_id` or both."""
     arrays = {}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            for name in ("teacher", "student", "image_id", "head"):
-                if name in file:
-                    arrays[name] = file[name]
-            contents = ", ".join(file.files) or "nothing"
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{path} cannot be read as an .npz of plain arrays: {reason}") from error
-    has_proxy = "student" in arrays or "image_id" in arrays
-    if "teacher" not in arrays or not has_proxy:
-        raise UsageError(
-            f"{path} holds {contents}; it needs `teacher`, and `student` or `image_id`"
-        )
+    with opened_npz(path) as file:
+        for name in ("teacher", "student", "image_id", "head"):
+            if name in file:
+                arrays[name] = file[name]
     return arrays
 
 

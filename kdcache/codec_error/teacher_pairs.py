@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdcache.codec_error.measured_logits import require_rows
 from kdcache.codec_error.pairs import (
     MAP_VIEWS,
     Pairs,
@@ -29,7 +30,7 @@ from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.shapes import Logits, Rows
 from kdcache.sources import Source, open_source
 from kdcache.sources.index_cache import Arrays
-from kdcache.targets import target_kind, task_of
+from kdcache.targets import task_of
 from kdcache.views import Batch, Recipe, ViewDataset, load_recipe, row_order
 from kdcache.views.dataset import Request
 
@@ -194,15 +195,6 @@ def _pixels_of_batch(
         "rows": np.concatenate(rows),
         "whole": torch.stack(whole).numpy() if whole else np.zeros((0, 1, width), np.float32),
     }
-
-
-def require_rows(task: str) -> None:
-    """Raise a UsageError of a task whose views have more than one row of logits."""
-    if "one" not in target_kind(task).layouts:
-        raise UsageError(
-            f"codec-error is for classification, not {task}; what a codec costs there"
-            " dump-teacher --plan says"
-        )
 
 
 class RanViews(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kdcache.cache import Cache, Manifest, library_versions
+from kdcache.cache import Manifest, library_versions
 from kdcache.cache.documents.manifest import MANIFEST
 from kdcache.cache.documents.parts import SourceEntry, TeacherEntry
 from kdcache.cache.storage.protocol import Storage
@@ -26,7 +26,7 @@ from kdcache.codecs import BasisCodec, Codec, RowCodec, codec_spec, open_codec
 from kdcache.config.spec import parse_spec
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.unreadable import told_to_skip
-from kdcache.errors import CodecError, MismatchError
+from kdcache.errors import CodecError
 from kdcache.models.vision_model import VisionModel
 from kdcache.positions import Layout
 from kdcache.runtime.batch_size import chosen
@@ -34,7 +34,6 @@ from kdcache.runtime.console import LINE_SECONDS, log, own_name, say
 from kdcache.runtime.device import Compute, device_type
 from kdcache.runtime.distributed import own_place
 from kdcache.sources import Source
-from kdcache.verify.logits import lossy_origin
 from kdcache.views import Recipe
 
 FIT_SECONDS = 900.0  # that each rank gives those before it to measure the codec
@@ -68,29 +67,6 @@ def await_first_worker(folder: Storage) -> None:
             log(own_name(), f"waits for the cache, whose codec rank 0 measures; {until}")
             last_line = now
         time.sleep(min(FIT_SECONDS, 1.0))
-
-
-def codec_of_cache(cache: Cache, spec: str | None, classes: int) -> Codec:
-    """Return the codec that is asked for, with the fit of the cache, or the cache's own if none
-    is.
-
-    Raises:
-        MismatchError: the cache was recoded from a lossy one.
-    """
-    _require_direct(cache)
-    if spec is None:
-        return cache.codec
-    return cache.with_fit(open_codec(spec, classes=classes))
-
-
-def _require_direct(cache: Cache) -> None:
-    """Raise a MismatchError if the cache was recoded from a lossy one: records of a dump would be
-    others than its own."""
-    if origin := lossy_origin(cache):
-        raise MismatchError(
-            f"cache {cache} was recoded from {origin}, so that its records are not those of a dump;"
-            " add the seeds to the cache that it came from, and run recode again"
-        )
 
 
 class SampleSize(NamedTuple):

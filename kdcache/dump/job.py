@@ -31,11 +31,11 @@ from kdcache.dump.encoding import BatchEncoder
 from kdcache.dump.fitting import (
     CodecFitting,
     await_first_worker,
-    codec_of_cache,
     sample_run,
     sample_size,
 )
 from kdcache.dump.new_manifest import mixing_block, new_manifest, tar_settings, teacher_entry
+from kdcache.dump.present_cache import codec_of_cache
 from kdcache.dump.source import known_source
 from kdcache.dump.unit import UnitMaker
 from kdcache.models.batch_trial import settled_batch_size

@@ -16,13 +16,14 @@ from kdcache.cache.documents.manifest import MANIFEST
 from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.opening import open_storage
 from kdcache.cache.storage.protocol import is_address
+from kdcache.cache.stored_samples import stored_samples
 from kdcache.codec_error.measure import fitted_gradients
 from kdcache.codecs import codec_spec
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.job import Job, prepare, probe_place
 from kdcache.dump.requests import batches_of
 from kdcache.dump.shares import all_units, grouped, not_committed, units_together
-from kdcache.dump.unit import UnitMaker, stored_samples
+from kdcache.dump.unit import UnitMaker
 from kdcache.dump.worker import maker_of, records_of
 from kdcache.errors import UsageError
 from kdcache.runtime.console import steady_rate

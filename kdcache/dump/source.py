@@ -14,7 +14,8 @@ from kdcache.cache.source_list import (
     source_entry,
 )
 from kdcache.dump.config import DumpConfig
-from kdcache.errors import MismatchError, UsageError
+from kdcache.dump.present_cache import require_same_digests
+from kdcache.errors import UsageError
 from kdcache.sources import Source
 
 
@@ -52,7 +53,7 @@ def known_source(
     """
     if cache is not None:
         require_source(cache, source)
-        _require_same_digests(config, cache)
+        require_same_digests(config, cache)
         entry = replace(cache.manifest.source, spec=source.spec, classes=source.classes)
         return KnownSource(source=checked_source([cache], source), entry=entry)
     whole = list_of(source)
@@ -75,14 +76,3 @@ def _require_list(source: Source, listing: SourceList | None) -> SourceList:
             "kept; leave --content-digests out"
         )
     return listing
-
-
-def _require_same_digests(config: DumpConfig, cache: Cache) -> None:
-    """Raise a MismatchError if content digests are wanted, or not, and the cache is otherwise."""
-    has_digests = cache.manifest.source.contents is not None
-    if config.content_digests not in (None, has_digests):
-        with_or_without = "with" if has_digests else "without"
-        raise MismatchError(
-            f"content_digests is {str(config.content_digests).lower()}, and cache {cache} was made "
-            f"{with_or_without} them; leave it out, or choose a new folder"
-        )

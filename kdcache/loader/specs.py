@@ -14,16 +14,17 @@ from kdcache.runtime.console import nothing_said
 from kdcache.sources import class_names_of_spec
 from kdcache.sources.selection import check_samples
 
+OpenedCaches = Sequence[tuple[Cache, CacheOptions]]
+"""Caches, and what is said of each."""
 
-def checked_caches(config: LoaderConfig) -> list[Cache]:
-    """Return the caches of a loader that are folders, each checked as far as that takes no torch:
-    its seeds, its tail, the map of its classes.
 
-    Nothing is said: it is when the loader is opened. A cache in a bucket takes long to ask, and
-    one that is waited for may not be there yet.
+def local_caches(config: LoaderConfig) -> OpenedCaches:
+    """Return the caches of a loader that are folders.
+
+    A cache in a bucket takes long to ask, and one that is waited for may not be there yet.
 
     Raises:
-        KdcacheError: one of them cannot be read, or is not for what the loader is told.
+        KdcacheError: one of them is no cache, or cannot be read.
     """
     if config.wait_for_units is not None:
         return []
@@ -32,14 +33,22 @@ def checked_caches(config: LoaderConfig) -> list[Cache]:
         path, options = parse_cache(text)
         if not is_address(path):
             opened.append((open_cache(path), options))
-    caches = [cache for cache, _ in opened]
+    return opened
+
+
+def check_caches(config: LoaderConfig, opened: OpenedCaches) -> None:
+    """Check seeds, tails and classes of the caches that `local_caches` gives. Nothing is said: it
+    is when the loader is opened.
+
+    Raises:
+        KdcacheError: one of them cannot be read, or is not for what the loader is told.
+    """
     with nothing_said():
-        if len(caches) == len(config.caches):
-            _check_together(config, caches)
+        if len(opened) == len(config.caches):
+            _check_together(config, [cache for cache, _ in opened])
         for cache, options in opened:
             check_tail(cache, config.tail)
             _check_classes(config, cache, options)
-    return caches
 
 
 def _check_together(config: LoaderConfig, caches: Sequence[Cache]) -> None:

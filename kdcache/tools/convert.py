@@ -27,9 +27,9 @@ from kdcache.cache.documents.parts import Absence, ConvertedFrom, Probe
 from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.source import source_of
 from kdcache.cache.source_list import names_of, require_unique_keys
+from kdcache.cache.stored_samples import stored_samples
 from kdcache.cache.stored_views import read_views
 from kdcache.config.arguments import checked_arguments
-from kdcache.dump.unit import stored_samples
 from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.runtime.console import progress
 from kdcache.runtime.stopping import heeding, look, until_stopped

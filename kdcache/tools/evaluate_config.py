@@ -3,14 +3,16 @@
 from dataclasses import dataclass, field
 
 from kdcache.errors import UsageError
+from kdcache.loader.class_map import KnownClasses, read_class_map
 from kdcache.models.specs import check_model
 from kdcache.runtime.batch_size import BatchSize, require_batch_size
+from kdcache.runtime.console import nothing_said
 from kdcache.runtime.device import ComputeConfig
 from kdcache.runtime.text_files import read_text
-from kdcache.sources import check_source
+from kdcache.sources import check_source, class_names_of_spec
 from kdcache.targets import ClassLabel
 from kdcache.tools.saved_classes import known_classes, known_task
-from kdcache.tools.saved_model import find_model
+from kdcache.tools.saved_model import SavedModel, find_model
 from kdcache.views import recipe_table
 
 
@@ -63,8 +65,23 @@ def check_specs(config: EvaluateConfig) -> None:
             raise UsageError(
                 f"model {saved.spec} is of {task}, and class_map is for classifiers; leave it out"
             )
-        read_text(config.class_map, "class map")
-        known_classes(saved, config.classes)
+        _check_class_map(config.class_map, saved, config)
     check_model(saved.spec, asks_library=False, is_trained=True)
     if config.recipe is not None:
         recipe_table(config.recipe)
+
+
+def _check_class_map(path: str, saved: SavedModel, config: EvaluateConfig) -> None:
+    """Check a map of classes, as far as these are known.
+
+    Raises:
+        UsageError: it cannot be read, or does not fit.
+    """
+    num_classes, names = known_classes(saved, config.classes)
+    data = saved.data_or_own(config.data)
+    data_names = class_names_of_spec(data)
+    if num_classes is None or data_names is None:
+        read_text(path, "class map")
+        return
+    with nothing_said():
+        read_class_map(path, KnownClasses(data, data_names), num_classes, teacher_names=names)

@@ -23,12 +23,12 @@ from kdcache.cache import (
     record_layout,
 )
 from kdcache.cache.committing import commit_unit, require_written, start_seed
-from kdcache.cache.coverage import ask_for, note_left_out
+from kdcache.cache.coverage import ask_for
 from kdcache.cache.documents.commit import mean_statistics
 from kdcache.cache.documents.manifest import MANIFEST
 from kdcache.cache.documents.parts import Absence, MadeBy, Probe, RecodedFrom
 from kdcache.cache.formats.protocol import Unit
-from kdcache.cache.opening import open_storage, probe_new, require_apart
+from kdcache.cache.opening import open_storage, probe_new
 from kdcache.cache.stored_views import read_views
 from kdcache.codec_error.cache_pairs import pairs_of_cache
 from kdcache.codec_error.calibration import fit_codec, sample_views
@@ -37,19 +37,17 @@ from kdcache.codecs import (
     Codec,
     RowCodec,
     codec_spec,
-    open_codec,
-    require_fitting,
     row_codec,
     with_layout,
 )
-from kdcache.codecs.conversion import converted, needs_scale, scale_of, why_not
+from kdcache.codecs.conversion import converted
 from kdcache.config.arguments import checked_arguments
-from kdcache.config.files import parse_seeds
 from kdcache.dump.unit import tell_clipped
-from kdcache.errors import CacheError, MismatchError, UsageError
+from kdcache.errors import MismatchError, UsageError
 from kdcache.runtime.console import progress, say
 from kdcache.runtime.stopping import heeding, look, until_stopped
 from kdcache.shapes import Records
+from kdcache.tools.recode_checks import checked_recoding, require_possible
 
 _LOGITS_AT_ONCE = 2**24  # decoded together, 67 MB
 
@@ -86,13 +84,10 @@ def recode_cache(
         KdcacheError: a damaged unit or an unwritable folder; what was committed stays.
         StoppedError: a signal told it to stop; what was committed stays.
     """
-    source = open_cache(cache)
-    require_apart(new, [cache])
-    new_codec = open_codec(codec, classes=source.manifest.row_width)
-    require_fitting(new_codec, source.manifest.layout)
-    commits = _commits(source, seeds)
-    _require_possible(source, new_codec)
-    target = _create(source, new, new_codec)
+    recoding = checked_recoding(cache, new, codec=codec, seeds=seeds)
+    source = recoding.source
+    commits = {seed: source.commits(seed) for seed in recoding.seeds}
+    target = _create(source, new, recoding.codec)
     ask_for(target, commits)
     start = time.monotonic()
     num_written = 0
@@ -124,41 +119,6 @@ def _errors(manifest: Manifest) -> dict[str, Any]:
     if not manifest.gradient_error:
         origin_error = manifest.origin_error
     return {"gradient_error": manifest.made_by.gradient_error, "origin_error": origin_error}
-
-
-def _scale(source: Cache, new_codec: Codec) -> float:
-    """Return what the cache's codec rounds logits to, over the rows of a unit; 0 where that does
-    not matter."""
-    if not needs_scale(source.codec, new_codec):
-        return 0.0
-    first_row = int(source.is_held.argmax())  # of a subset a unit may hold none
-    unit = first_row // source.manifest.unit_rows
-    commit = source.commit_of(source.complete_seeds()[0], unit)
-    return scale_of(source.codec, source.read_unit(commit))
-
-
-def _require_possible(source: Cache, new_codec: Codec) -> None:
-    """Raise a UsageError if records of a codec cannot be made from those of a cache."""
-    reason = why_not(source.codec, new_codec, _scale(source, new_codec))
-    if reason:
-        raise UsageError(
-            f"cache {source} ({codec_spec(source.codec)}) cannot become {codec_spec(new_codec)}:"
-            f" {reason}"
-        )
-
-
-def _commits(source: Cache, seeds: str | None) -> dict[int, list[Commit]]:
-    """Return the commits of the seeds asked for, or of all that are complete."""
-    if seeds is not None:
-        return {seed: source.commits(seed) for seed in parse_seeds(seeds)}
-    complete_seeds = source.complete_seeds()
-    if not complete_seeds:
-        raise CacheError(
-            f"cache {source} holds no complete seed; run its dump-teacher command again to"
-            " finish one"
-        )
-    note_left_out(source, complete_seeds)
-    return {seed: source.commits(seed) for seed in complete_seeds}
 
 
 def _create(source: Cache, new: str | Path, new_codec: RowCodec) -> Cache:
@@ -203,7 +163,7 @@ def _fitted(source: Cache, codec: RowCodec) -> tuple[Codec, dict[float, float]]:
     rows = f"{len(pairs.teacher)} {_kind_of_rows(source)}"
     say(f"measuring codec {codec_spec(codec)} on {rows} of {source}")
     fitted = fit_codec(codec, pairs)
-    _require_possible(source, fitted.codec)
+    require_possible(source, fitted.codec)
     if not is_exact:
         return fitted.codec, {}
     return fitted.codec, fitted.errors

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import kdcache.tasks
+import kdcache.views
 from kdcache.cache import Cache
-from kdcache.cache.source import local_images, views_of
+from kdcache.cache.source import local_images, source_of
 from kdcache.codec_error.plot import check_plot
 from kdcache.errors import KdcacheError, UsageError, brief, printable
 from kdcache.loader.cache_specs import NO_OPTIONS, CacheOptions
 from kdcache.shapes import Views
-from kdcache.tasks import open_task
 from kdcache.tasks.picture import Picture, ShownView
 from kdcache.tools.teacher_names import class_names, first_of_teacher, names_through_map
 from kdcache.views.permutation import row_of
@@ -99,19 +100,21 @@ def draw_view(
     row = row_of(index, cache.manifest.rows, cache.manifest.order_seed)
     commit = cache.commit_of(seed, row // cache.manifest.unit_rows)
     cache.require_held(np.array([row]))
-    dataset = views_of(cache, data, size=cache.manifest.input_size)
-    source = dataset.source
-    teacher = cache.codec.decode(cache.read(seed, [row]))
-    with local_images(source, [commit]):
-        batch = dataset.batch([(row, seed)])
+    source = source_of(cache, data)
     first_class = first_of_teacher(cache, source)
     names = class_names(source)
     if first_class:
         names += names_through_map(cache, source, options)
+    # up to here without torch: what is wrong is told at once
+    sizes = [cache.manifest.input_size]
+    dataset = kdcache.views.ViewDataset(source, cache.recipe, cache.order, sizes=sizes)
+    teacher = cache.codec.decode(cache.read(seed, [row]))
+    with local_images(source, [commit]):
+        batch = dataset.batch([(row, seed)])
     pixels = batch.views[0][0].permute(1, 2, 0).numpy()
     layout = cache.manifest.layout
     view = ShownView(pixels, batch.labels, teacher, layout, names, first_class)
-    task = open_task(cache.manifest.task)
+    task = kdcache.tasks.open_task(cache.manifest.task)
     if student is not None:
         view = task.shown(view, student.output(batch.views[0]), student.name)
     return DrawnView(task.picture(view), source.key(index), row)

@@ -4,12 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from kdcache.cache import Cache
 from kdcache.config.files import parse_seeds
 from kdcache.config.spec import parse_spec
 from kdcache.config.user_functions import require_module
 from kdcache.errors import KdcacheError
 from kdcache.loader.record_checks import check_records
-from kdcache.loader.specs import checked_caches
+from kdcache.loader.specs import check_caches, local_caches
 from kdcache.losses import open_loss
 from kdcache.models.specs import check_model
 from kdcache.runtime.batch_size import AUTO
@@ -35,19 +36,12 @@ def check_specs(configs: Sequence[TrainConfig]) -> None:
     require_one_pass(configs)
     unfinished = [config for config in configs if not _is_finished(config)]
     if unfinished:
-        _check_caches(unfinished)
+        first = unfinished[0]
+        opened = local_caches(first)
         _check_names(unfinished)
+        check_caches(first, opened)
+        _check_losses(unfinished, [cache for cache, _ in opened])
     _check_folders(configs)
-
-
-def _check_caches(configs: Sequence[TrainConfig]) -> None:
-    """Check the caches that runs have in common, and what each loss wants of them."""
-    caches = checked_caches(configs[0])
-    with nothing_said():
-        for config in configs:
-            loss = open_loss(config.loss)
-            for cache in caches:
-                check_records(cache, loss, config.loss)
 
 
 def _check_names(configs: Sequence[TrainConfig]) -> None:
@@ -67,6 +61,15 @@ def _check_names(configs: Sequence[TrainConfig]) -> None:
         check_model(student, asks_library=False)
     for teacher in _named((config.teacher,) for config in configs):
         check_model(teacher, asks_library=False, is_trained=True)
+
+
+def _check_losses(configs: Sequence[TrainConfig], caches: Sequence[Cache]) -> None:
+    """Check that caches hold what the losses need; notes come later."""
+    with nothing_said():
+        for config in configs:
+            loss = open_loss(config.loss)
+            for cache in caches:
+                check_records(cache, loss, config.loss)
 
 
 def _check_folders(configs: Sequence[TrainConfig]) -> None:

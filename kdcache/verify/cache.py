@@ -13,7 +13,7 @@ from kdcache.cache.documents.extent import read_extents
 from kdcache.cache.formats.zarr import check_group
 from kdcache.cache.inventory import Inventory, take_inventory
 from kdcache.cache.opening import as_cache
-from kdcache.cache.sample_checksums import changed_samples, require_checksums
+from kdcache.cache.sample_checksums import changed_samples
 from kdcache.cache.source import CachedSource, local_images, source_of
 from kdcache.cache.source_check import Change, shown_name
 from kdcache.cache.source_list import read_list
@@ -24,7 +24,6 @@ from kdcache.errors import (
     CacheError,
     CodecError,
     KdcacheError,
-    MismatchError,
     UnreadableSampleError,
     UsageError,
     ViewMismatchError,
@@ -32,18 +31,18 @@ from kdcache.errors import (
 )
 from kdcache.models.model import open_model
 from kdcache.models.vision_model import VisionModel
-from kdcache.runtime.batch_size import BatchSize, require_batch_size
+from kdcache.runtime.batch_size import BatchSize
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.sources import Source
 from kdcache.verify.integrity import CheckReport, check_units
+from kdcache.verify.known_teacher import compute_of
 from kdcache.verify.logits import (
     compare_logits,
-    compute_of,
     logits_faults,
-    lossy_origin,
     require_teacher,
 )
+from kdcache.verify.specs import check_specs
 from kdcache.verify.views import check_views, probed_commits
 
 TEACHER_VIEWS = 64
@@ -104,8 +103,15 @@ def verify_cache(
         KdcacheError: a report that cannot be written, or is that of another cache.
     """
     cache = as_cache(cache)
-    is_used = bool(views or teacher or contents)
-    _require_use(views, data, teacher, batch_size, is_used=is_used, is_placed=compute is not None)
+    check_specs(
+        cache,
+        views=views,
+        contents=contents,
+        data=data,
+        teacher=teacher,
+        batch_size=batch_size,
+        is_placed=compute is not None,
+    )
     num_views = views or 0
     if views is None and teacher:
         num_views = TEACHER_VIEWS
@@ -163,7 +169,6 @@ def _check_views(
 
 def _require_contents(cache: Cache, source: Source) -> None:
     """Raise a UsageError if the contents of a source cannot be compared with what they were."""
-    require_checksums(cache)
     if isinstance(source, CachedSource):
         raise UsageError(
             f"cache {cache} holds its images itself, and its units' bytes are checked in any case; "
@@ -180,34 +185,6 @@ def _check_contents(cache: Cache, source: Source) -> tuple[dict[str, int], list[
     examples = [shown_name(name) for name in names]
     change = Change("sample", "has other contents than at the dump", examples)
     return counts, [f"data {source.spec}: {change.line(5)}"]
-
-
-def _require_use(
-    views: int | None,
-    data: str | None,
-    teacher: str | None,
-    batch_size: BatchSize | None,
-    *,
-    is_used: bool,
-    is_placed: bool,
-) -> None:
-    """Raise a UsageError if a setting is out of range, or another one is missing without which it
-    does nothing."""
-    if views is not None and teacher and views < 1:
-        raise UsageError(f"views is {views}; it must be at least 1 to run a teacher on")
-    if views is not None and views < 0:
-        raise UsageError(f"views is {views}; it must be at least 0")
-    if data is not None and not is_used:
-        raise UsageError(
-            f"data {data} is opened to render views, and none are asked for; give --views N,"
-            " --contents or --teacher SPEC too"
-        )
-    require_batch_size(batch_size)
-    if teacher is None and (batch_size is not None or is_placed):
-        raise UsageError(
-            "--batch-size, --workers, --device and --precision say how a teacher runs; give"
-            " --teacher SPEC too"
-        )
 
 
 def _check_bytes(
@@ -273,12 +250,6 @@ def _faults_beside(cache: Cache) -> list[str]:
 def _open_teacher(cache: Cache, teacher: str) -> VisionModel:
     """Return the teacher that the user names; the manifest's spec is never opened: it could run
     code."""
-    origin = lossy_origin(cache)
-    if origin is not None:
-        raise MismatchError(
-            f"cache {cache} was recoded from {origin}, so that its records are not those of the"
-            " teacher alone; verify the cache that it came from"
-        )
     return open_model(
         teacher,
         classes=cache.manifest.classes,

@@ -12,8 +12,7 @@ from kdcache.cache import Cache, Commit
 from kdcache.cache.documents.parts import as_json
 from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.source import local_images
-from kdcache.codecs import Codec, boxes_of, encoded, open_codec
-from kdcache.config.spec import build
+from kdcache.codecs import Codec, boxes_of, encoded
 from kdcache.errors import CacheError, MismatchError, brief
 from kdcache.models.batch_trial import settled_batch_size
 from kdcache.models.inference import ReadOut, run_models
@@ -22,9 +21,10 @@ from kdcache.models.vision_model import TeacherLogits, VisionModel
 from kdcache.positions import Boxes
 from kdcache.runtime.batch_size import BatchSize
 from kdcache.runtime.console import progress
-from kdcache.runtime.device import Compute, ComputeConfig
+from kdcache.runtime.device import Compute
 from kdcache.shapes import PerRow, Records, Rows, ViewLogits, as_size
 from kdcache.sources import Source
+from kdcache.verify.known_teacher import require_known_teacher
 from kdcache.verify.views import version_changes
 from kdcache.views import Batch, ViewDataset, ViewLoader, keyed_permutation
 
@@ -37,20 +37,6 @@ ROUNDING = 0.05
 a library may move any of them. bfloat16 instead of float32, the coarsest change, moves the worst
 class of the middle row by 2 to 4 % (a trained ResNet-20 on 10 classes; ResNet-50, ViT-S and
 ConvNeXt-T at random weights on 1,000), float16 by less than 1 %."""
-
-
-def require_known_teacher(cache: Cache) -> None:
-    """Check that it is known which teacher a cache was made with.
-
-    Raises:
-        MismatchError: the cache was imported.
-    """
-    origin = cache.manifest.made_by.imported_from
-    if origin is not None:
-        raise MismatchError(
-            f"cache {cache} was imported from labels of format {brief(origin.format)}, which do not"
-            " say what their teacher was, so that none can be compared; leave --teacher out"
-        )
 
 
 def require_teacher(cache: Cache, model: VisionModel) -> None:
@@ -77,31 +63,6 @@ def require_teacher(cache: Cache, model: VisionModel) -> None:
                 f"teacher {model.spec} is not the one that cache {cache} was made with"
                 f" ({brief(entry.spec)}): its {name} is {value}, not {brief(as_json(cached_value))}"
             )
-
-
-def lossy_origin(cache: Cache) -> str | None:
-    """Return the spec of the codec that `cache` was recoded from if that was lossy: its records are
-    not those of a dump."""
-    origin = cache.manifest.made_by.recoded_from
-    if origin is None:
-        return None
-    codec = open_codec(origin.codec, classes=cache.manifest.row_width)
-    if codec.is_exact:
-        return None
-    return brief(origin.codec)
-
-
-def compute_of(cache: Cache, **settings: Any) -> ComputeConfig:
-    """Return where and how the teacher of `cache` runs again: in the precision of the dump, but for
-    `settings`.
-
-    Raises:
-        UsageError: a setting that is unknown, or of the wrong type.
-        MismatchError: it is not known which teacher that was.
-    """
-    require_known_teacher(cache)
-    precision = cache.manifest.teacher.precision
-    return build(ComputeConfig, {"precision": precision, **settings}, "compute")
 
 
 def compare_logits(

@@ -19,10 +19,12 @@ from kdcache.cache import create_cache
 from kdcache.codecs import with_layout
 from kdcache.errors import KdcacheError, MismatchError
 from kdcache.train.config import TrainConfig
+from kdcache.train.optim import ScheduleConfig
 from kdcache.train.specs import check_specs
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 FULL = str(GOLDEN / "v1-full")
+TOPK = str(GOLDEN / "v1-topk")
 RUN_ALL = """
 import json, sys
 for name in ("torch", "torchvision", "timm", "transformers"):
@@ -37,6 +39,8 @@ for words in json.load(sys.stdin):
 DUMP = ("dump-teacher", "NEW", "--data", "digits:train", "--recipe", "digits")
 TEACHER = ("--teacher", "timm:test_resnet,pretrained=true")
 TRAIN = ("train-student", "RUN", "--data", "digits:train", "--student", "timm:test_resnet")
+REPLAY = ("train-student", "RUN", "--data", "tiny_models:noise", "--student", "timm:test_resnet")
+"""Of data whose classes only its function tells."""
 IMPORT = ("--data", "digits:train", "--teacher-name", "net")
 MISTAKES: list[tuple[tuple[str, ...], str]] = [
     ((*DUMP, *TEACHER, "--codec", "topq:k=2"), "did you mean 'topk'"),
@@ -85,6 +89,20 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     ((*TRAIN, "--cache", FULL, "--student", "timm:resnet5O"), "did you mean 'resnet50'"),
     ((*TRAIN, "--cache", FULL, "--vary", "loss=dits"), "did you mean 'dist'"),
     ((*TRAIN, "--recipe", "digits", "--teacher", "timm:test_resnet"), "has no weights"),
+    ((*TRAIN, "--cache", FULL), "say which are which: --cache PATH,classes=FILE.csv"),
+    ((*TRAIN, "--cache", f"{FULL},classes=none.csv"), "class map none.csv cannot be read"),
+    ((*TRAIN, "--cache", f"{FULL},classes=bird.csv"), "unknown class of the student"),
+    ((*TRAIN, "--cache", f"{FULL},classes=far.csv"), "'1,7' is out of range"),
+    ((*TRAIN, "--cache", f"{FULL},classes=map.csv,names=none"), "is no text file with a name on"),
+    ((*TRAIN, "--cache", f"{FULL},classes=map.csv,names=map.csv"), "and the teacher has 5"),
+    ((*REPLAY, "--cache", FULL, "--seeds", "3"), "does not hold seed 3 (it holds: 0, 12)"),
+    ((*REPLAY, "--cache", FULL, "--set", "repeats=3"), "and there are 2 seeds"),
+    ((*REPLAY, "--cache", FULL, "--samples", "20:30"), "past the last of 20"),
+    ((*REPLAY, "--cache", FULL, "--samples", "none.txt"), "neither A:B nor a text file"),
+    ((*REPLAY, "--cache", FULL, "--tail", "ghost"), "leaves no tail that could be spread"),
+    ((*REPLAY, "--cache", TOPK, "--loss", "dkd"), "loss dkd needs the label's logit"),
+    ((*TRAIN[:2], *TRAIN[4:], "--cache", FULL), "holds no images"),
+    ((*REPLAY, "--cache", FULL, "--vary", "epochs=1", "--vary", "epochs=2"), "side by side"),
     (("evaluate", "EMPTY"), "is no run"),
     (("evaluate", "timm:test_resnet", "--data", "digits:test"), "has no weights"),
     (("evaluate", "timm:test_resnet,pretrained=true"), "give --data"),
@@ -97,6 +115,10 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (
         ("evaluate", "timm:test_resnet", "--data", "digits:test", "--class-map", "none.csv"),
         "class map none.csv cannot be read",
+    ),
+    (
+        ("evaluate", *TEACHER[1:], "--data", "digits", "--class-map", "bird.csv", "--classes", "5"),
+        "unknown class of the student",
     ),
     (("predict", "timm:test_resnet,pretrained=true", "-o", "a.csv"), "give --data"),
     (
@@ -114,12 +136,34 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("import", "fkd", "/nowhere", "NEW", *IMPORT), "is not a folder"),
     (("import", "fkd", "EMPTY", "NEW", *IMPORT, "--crops", "2:1"), "crops '2:1' are none"),
     (("import", "fkd", "EMPTY", "NEW", *IMPORT, "--data", "dgits"), "did you mean 'digits'"),
+    (("codec-error", "none.npz"), "cannot be read as an .npz"),
+    (("codec-error", "none.npz", "--views", "9"), "an .npz file is measured whole"),
+    (("codec-error", TOPK), "codecs are measured against exact logits"),
+    (("codec-error", FULL, "--codec", "topk:k=9"), "k must be from 1 to 5"),
+    ((*DUMP[:1], FULL, *DUMP[2:], *TEACHER, "--codec", "topk:k=2"), "codec.name"),
+    ((*DUMP[:1], FULL, *DUMP[2:], *TEACHER, "--skip-unreadable"), "the same setting"),
+    ((*DUMP[:1], FULL, *DUMP[2:], *TEACHER, "--set", "order_seed=9"), "order_seed"),
     (("recode", FULL, "NEW", "--codec", "ful"), "did you mean 'full'"),
+    (("recode", FULL, "NEW", "--codec", "topk:k=9"), "k must be from 1 to 5"),
+    (("recode", FULL, "NEW", "--codec", "topk:k=2", "--seeds", "3:4"), "does not hold seed 3"),
+    (("recode", FULL, FULL, "--codec", "topk:k=2"), "is the cache itself"),
+    (("recode", TOPK, "NEW", "--codec", "full"), "cannot become full"),
     (("recode", "/nowhere", "NEW", "--codec", "full"), "is not a cache"),
     (("convert", "/nowhere", "NEW", "--store", "zarr"), "is not a cache"),
+    (("convert", FULL, "NEW", "--store", "zarr"), "is a zarr store already"),
+    (("convert", FULL, "NEW", "--store", "webdataset"), "holds no images"),
+    (("convert", FULL, "NEW", "--store", "webdataset", "--data", "dgits"), "did you mean 'digits'"),
+    (("show", FULL, "--view", "20:0", "--out", "x.png"), "the cache has samples 0 to 19"),
+    (("show", FULL, "--view", "0:3", "--out", "x.png"), "does not hold seed 3"),
+    (("show", FULL, "--view", "0:0", "--out", "x.png"), "holds no images"),
     (("show", "/nowhere", "--view", "0:0", "--out", "x.png"), "is not a cache"),
     (("show", FULL, "--view", "0:0", "--out", "x.gif"), "has no known format"),
     (("verify", "/nowhere"), "is not a cache"),
+    (("verify", FULL, "--views", "3"), "holds no images"),
+    (("verify", FULL, "--views", "3", "--data", "dgits"), "did you mean 'digits'"),
+    (("verify", FULL, "--device", "cpu"), "give --teacher SPEC too"),
+    (("verify", FULL, "--data", "digits", "--teacher", "tim:x"), "did you mean 'timm'"),
+    (("verify", FULL, *TEACHER, "--precision", "half"), "unknown compute precision 'half'"),
     (("info", "/nowhere"), "is not a cache"),
     (("report", "EMPTY", "-o", "r.html"), "is no run and holds none"),
     (("report", "/nowhere", "-o", "r.html"), "is not a folder"),
@@ -180,6 +224,8 @@ def test_caches_are_looked_at_and_copied_without_torch(tmp_path: Path) -> None:
 
 def test_mistakes_are_told_without_torch(tmp_path: Path) -> None:
     (tmp_path / "EMPTY").mkdir()
+    for name, line in (("map", "3,0"), ("bird", "bird,0"), ("far", "1,7")):
+        (tmp_path / f"{name}.csv").write_text(f"student,teacher\n{line}\n")
     lines = last_lines(tmp_path, [words for words, _ in MISTAKES])
     for (words, message), (code, line) in zip(MISTAKES, lines, strict=True):
         assert code in (1, 2) and message in line, (words, line)
@@ -226,5 +272,22 @@ def test_other_settings_of_a_run_are_told_without_torch(tmp_path: Path) -> None:
         forged_run(tmp_path / f"run-{is_finished}", rising(50), **settings)
     options = ("--recipe", "digits", "--loss", "ce", "--epochs", "5", "--run-seed", "1")
     commands = [("train-student", f"run-{end}", *TRAIN[2:], *options) for end in (True, False)]
+    commands.append((*commands[0], "--batch-size", "auto"))
     for code, line in last_lines(tmp_path, commands):
         assert code == 1 and "was started otherwise (run_seed: 0 there, 1 now" in line, line
+
+
+def test_a_run_that_cannot_be_extended_is_told_without_torch(tmp_path: Path) -> None:
+    common = ("--recipe", "digits", "--loss", "ce", "--epochs", "9")
+    commands = []
+    messages = []
+    for name, message in (("cosine", "rates of schedule cosine depend"), ("step", "run_seed: 0")):
+        schedule = ScheduleConfig(name=name)
+        settings = {"student": "timm:test_resnet", "schedule": schedule, "is_finished": False}
+        forged_run(tmp_path / name, rising(50), **settings)
+        changes = ("--set", f"schedule.name={name}", "--run-seed", str(int(name == "step")))
+        commands.append(("train-student", name, *TRAIN[2:], *common, *changes))
+        messages.append(message)
+    lines = last_lines(tmp_path, commands)
+    for message, (code, line) in zip(messages, lines, strict=True):
+        assert code == 1 and "was started otherwise" in line and message in line, line
