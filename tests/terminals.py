@@ -7,20 +7,43 @@ import re
 import struct
 import sys
 import termios
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from nursery import fork_server, take
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def on_terminal(words: Sequence[str], *, columns: int = 80, lines: int = 24) -> tuple[int, str]:
+def command(words: Sequence[str]) -> None:
+    """Run a command."""
+    from kdcache_cli import main
+
+    main(words, prog_name="kdcache")
+
+
+def step(words: Sequence[str]) -> None:
+    """Run a command as the quickstart runs it, with its output in the first two files."""
+    from kdcache_cli import processes
+
+    processes._PRELOADED = []  # what a command without torch does not need
+    out, log, *rest = words
+    sys.exit(processes.run_command(rest, stdout=Path(out), stderr=Path(log)))
+
+
+def on_terminal(
+    words: Sequence[str],
+    *,
+    columns: int = 80,
+    lines: int = 24,
+    run: Callable[[Sequence[str]], None] = command,
+) -> tuple[int, str]:
     """Return the exit code of a command, and all that its terminal was given, without escapes."""
     own, terminal = pty.openpty()
     fcntl.ioctl(own, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     process = fork_server().Process(
-        target=_at, args=(os.ttyname(terminal), dict(os.environ), words)
+        target=_at, args=(os.ttyname(terminal), dict(os.environ), words, run)
     )
     process.start()
     with ThreadPoolExecutor(1) as reader:
@@ -32,7 +55,12 @@ def on_terminal(words: Sequence[str], *, columns: int = 80, lines: int = 24) -> 
     return process.exitcode, _ESCAPE.sub("", text.result()).replace("\r\n", "\n")
 
 
-def _at(terminal: str, environment: dict[str, str], words: Sequence[str]) -> None:
+def _at(
+    terminal: str,
+    environment: dict[str, str],
+    words: Sequence[str],
+    run: Callable[[Sequence[str]], None],
+) -> None:
     take({**environment, "TERM": "xterm"})
     os.environ.pop("COLUMNS", None)
     descriptor = os.open(terminal, os.O_RDWR)
@@ -41,10 +69,7 @@ def _at(terminal: str, environment: dict[str, str], words: Sequence[str]) -> Non
     # as Python opens them on a terminal: with an end of each line what was written comes
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
-
-    from kdcache_cli import main
-
-    main(words, prog_name="kdcache")
+    run(words)
 
 
 def _all_of(descriptor: int) -> str:

@@ -12,7 +12,10 @@ _FORKS = multiprocessing.get_context("forkserver")
 
 
 def run_command(words: Sequence[str], *, stdout: Path, stderr: Path) -> int:
-    """Run `kdcache WORDS` in a new process, with its output in files; return its exit code."""
+    """Run `kdcache WORDS` in a new process, with its output in files; return its exit code.
+
+    Where stderr is a terminal here, its progress is shown there all the same.
+    """
     _FORKS.set_forkserver_preload(_PRELOADED)
     process = _FORKS.Process(target=_run, args=(list(words), str(stdout), str(stderr)))
     process.start()
@@ -28,8 +31,12 @@ def run_command(words: Sequence[str], *, stdout: Path, stderr: Path) -> int:
 
 def _run(words: list[str], stdout: str, stderr: str) -> None:
     """Run a command here; stdout and stderr are files from now on."""
+    from kdcache.runtime.console import draw_bars_on
     from kdcache_cli.commands import main
 
+    if sys.stderr.isatty():
+        terminal = os.dup(sys.stderr.fileno())
+        draw_bars_on(os.fdopen(terminal, "w", encoding=sys.stderr.encoding))
     for stream, path in ((sys.stdout, stdout), (sys.stderr, stderr)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         os.dup2(file, stream.fileno())

@@ -364,7 +364,7 @@ class Cache:
         lines = self.manifest.differences(manifest)
         if not lines:
             return
-        way_out = self.manifest.way_out(manifest, has_units=bool(self.seeds()))
+        way_out = self.manifest.way_out(manifest, str(self), has_units=bool(self.seeds()))
         raise MismatchError(f"cache {self} was made otherwise ({joined(lines)}); {way_out}")
 
     def with_fit(self, codec: Codec) -> Codec:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kdcache.cache import Cache
+from kdcache.cache.storage.protocol import removal
 from kdcache.errors import UnreadableSampleError
 
 
@@ -32,4 +33,7 @@ def _way_out(cache: Cache | None) -> str:
         return f"{skip} to record it as absent"
     if cache.committed():
         return f"{skip} into a new folder to record it as absent"
-    return f"remove {cache}, which holds no unit yet, and {skip} to record it as absent"
+    return (
+        f"{removal(str(cache))}, which holds no unit yet, if no other dump is at work on it, and"
+        f" {skip} to record it as absent"
+    )

@@ -1,13 +1,14 @@
 """What a user watches: a progress bar or, in a job's log, one line every 30 seconds; and a
 clock."""
 
+import os
 import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import IO, Any, Protocol, TypeVar, runtime_checkable
 
 from kdcache.errors import printable
 from kdcache.runtime.launch import own_place
@@ -20,6 +21,8 @@ T = TypeVar("T")
 _END = object()
 _silences: list[bool] = []
 """One for each block in which nothing is said."""
+_terminals: list[IO[str]] = []
+"""Those that bars are drawn on where stderr is none; the last one counts."""
 _said: ContextVar[set[str] | None] = ContextVar("messages that come once", default=None)
 
 
@@ -53,15 +56,15 @@ def progress(
     if not is_shown:
         yield _Nothing()
         return
-    if who and not (sys.stderr.isatty() and own_place().world_size == 1):
+    console = _bar_console()
+    if who and not (console is not None and own_place().world_size == 1):
         lines = _Lines(title, total, unit, who)
         yield lines
         lines.end()
         return
-    if not sys.stderr.isatty():
+    if console is None:
         yield _Lines(title, total, unit)
         return
-    from rich.console import Console  # noqa: PLC0415
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
         MofNCompleteColumn,
@@ -80,10 +83,31 @@ def progress(
     with Progress(
         *columns,
         TextColumn("{task.fields[note]}"),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        redirect_stdout=console.stderr,
+        redirect_stderr=console.stderr,
     ) as bars:
         yield _Rich(bars, bars.add_task(title, total=total, note=""))
+
+
+def draw_bars_on(terminal: IO[str]) -> None:
+    """Draw the bars of this process on a terminal from now on, though its messages go elsewhere."""
+    _terminals.append(terminal)
+
+
+def _bar_console() -> Any:
+    """Return rich's console of the terminal that bars are drawn on; None if there is none."""
+    if not (sys.stderr.isatty() or _terminals):
+        return None
+    from rich.console import Console  # noqa: PLC0415
+
+    if sys.stderr.isatty():
+        return Console(stderr=True)
+    terminal = _terminals[-1]
+    # of some terminals it is 0: rich then takes 80
+    width = os.get_terminal_size(terminal.fileno()).columns or None
+    return Console(file=terminal, width=width)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The boxes that a detector finds in images, a line each."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kdcache.models.detector_output import DetectorOutput
+from kdcache.runtime.console import say
 from kdcache.runtime.files import write_file
 from kdcache.runtime.tables import Column, write_table
 from kdcache.shapes import Objects
@@ -30,6 +32,8 @@ class BoxPredictions:
         self._settings = settings
         self._images: list[int] = []
         self._boxes: list[_Table] = [np.empty((0, 6))]
+        self._highest: float | None = None
+        """Score that the model gives a box, told or not."""
 
     def read(self, output: DetectorOutput, batch: Batch) -> list[Tensor]:
         """Return the boxes of each view, `[boxes, 6]`: class, score, and sides in pixels of the
@@ -46,17 +50,23 @@ class BoxPredictions:
         assert objects is not None, "images are opened with where they are in their views"
         for place in keys:
             table = fetched[place].numpy()
-            is_told = np.isfinite(table).all(1)
-            if self._settings.threshold is not None:
-                is_told &= table[:, 1] >= self._settings.threshold
-            table = table[is_told]
+            table = self._told(table[np.isfinite(table).all(1)])
             table = table[np.argsort(-table[:, 1], kind="stable")]
             table[:, 2:] = _in_image(table[:, 2:], objects, place)
             self._boxes.append(table)
             self._images += [int(batch.rows[place])] * len(table)
 
+    def _told(self, table: _Table) -> _Table:
+        """Return the boxes that reach the threshold, if there is one."""
+        scores = table[:, 1]
+        if len(scores):
+            self._highest = max(self._highest or 0.0, float(scores.max()))
+        if self._settings.threshold is None:
+            return table
+        return table[scores >= self._settings.threshold]
+
     def write(self) -> dict[str, Any]:
-        """Write the file, and return how many `boxes` there are.
+        """Write the file, and return how many `boxes` there are; that there is none is told.
 
         Raises:
             KdcacheError: the file cannot be written.
@@ -67,7 +77,21 @@ class BoxPredictions:
             write_file(self._settings.out, results)
         else:
             write_table(self._settings.out, self._columns(table))
+        if not len(table):
+            say(f"note: {self._why_none()}")
         return {"boxes": len(table)}
+
+    def _why_none(self) -> str:
+        """Return why there is no box, and which threshold would let some pass."""
+        if self._highest is None:
+            return "the model finds no box in these images"
+        threshold = self._settings.threshold
+        # rounded down, so that it is reached
+        highest = math.floor(self._highest * 1e4) / 1e4
+        return (
+            f"no box reaches threshold {threshold:g}: the highest score is {highest:g}; give that"
+            " or less as --threshold"
+        )
 
     def _columns(self, table: _Table) -> dict[str, Column]:
         keys = [self._settings.keys[image] for image in self._images]

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from command_line import mistake
 from runs import CONV, DIGITS, dump
-from terminals import on_terminal
+from terminals import on_terminal, step
 
 from kdcache_cli import main
 from kdcache_cli.sections import SectionedCommand
@@ -49,6 +49,19 @@ def test_sections_come_in_the_help() -> None:
     assert "-h, --help" in text[text.index("Other options:") :]
     of_group = CliRunner().invoke(main, ["--help"]).output
     assert of_group.index("Look at a cache:") < of_group.index("codec-error ")
+
+
+def test_a_step_of_the_quickstart_moves_on_the_terminal_and_not_in_its_log(tmp_path: Path) -> None:
+    golden = str(Path(__file__).parent.parent / "golden" / "v1-full")
+    files = [str(tmp_path / "out"), str(tmp_path / "log")]
+    words = [*files, "merge", str(tmp_path / "copy"), golden, "--json"]
+    code, text = on_terminal(words, columns=50, run=step)
+    shown = text.replace("\r", "\n").splitlines()
+    bars = [line for line in shown if "━" in line]
+    assert code == 0 and any("copy" in line and "6/6 units" in line for line in bars), text
+    assert max(map(len, bars)) <= 50
+    assert json.loads((tmp_path / "out").read_text())["units_written"] == 6
+    assert "copy" not in (tmp_path / "log").read_text()
 
 
 MISTAKE = ["info", "no-such-folder-of-any-name/and-one-more/under-it"]

@@ -264,12 +264,13 @@ def test_how_to_skip_a_sample_depends_on_what_the_cache_holds(tmp_path: Path) ->
         "codec": EXACT,
         "seeds": "0:1",
     }
-    with pytest.raises(
-        UnreadableSampleError, match=r"or remove .*one, which holds no unit yet, an"
-    ):
+    removal = f"remove the folder \\(rm -r {tmp_path}/one\\)"
+    with pytest.raises(UnreadableSampleError, match=f"or {removal}, which holds no unit yet, if"):
         dump(tmp_path / "one", **settings)
-    with pytest.raises(MismatchError, match="remove it, and run the same command again"):
+    before = contents(tmp_path / "one")
+    with pytest.raises(MismatchError, match=f"if no other dump is at work on it, {removal}, and"):
         dump(tmp_path / "one", skip_unreadable=True, **settings)
+    assert contents(tmp_path / "one") == before, "another dump may be at work on its first unit"
     small = {"unit_rows": 1, "batch_size": 1, **settings}
     with pytest.raises(UnreadableSampleError, match="--skip-unreadable into a new folder to rec"):
         dump(tmp_path / "many", **small)
@@ -493,7 +494,7 @@ def test_the_same_weights_used_otherwise_are_another_teacher(tmp_path: Path) -> 
 def test_a_cache_without_units_may_be_removed(tmp_path: Path) -> None:
     with pytest.raises(CodecError):
         dump(tmp_path / "cache", teacher="tiny_models:poisoned,mean=0,std=1", seeds="0:1")
-    with pytest.raises(MismatchError, match="it holds no unit yet: remove it"):
+    with pytest.raises(MismatchError, match="it holds no unit yet: if no other dump is at work"):
         dump(
             tmp_path / "cache",
             teacher="tiny_models:poisoned,mean=0,std=1",

@@ -36,7 +36,7 @@ from kdcache.positions import layout_of_sites
 from kdcache.tools.export import export_cache
 from kdcache.tools.info import Follower, describe
 from kdcache.verify.cache import verify_cache
-from kdcache.verify.logits import lossy_origin
+from kdcache.verify.known_teacher import lossy_origin
 from kdcache.views import Recipe, load_recipe, shipped_recipes
 
 CASES = int(os.environ.get("KDCACHE_FUZZ", "0"))

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 from runs import train
+from timm.data import ImageNetInfo
+from timm.data.imagenet_info import _NUM_CLASSES_TO_SUBSET
 from tiny_models import Noise
 
 from kdcache.config.spec import Spec
@@ -36,7 +38,7 @@ def test_classes_of_imagenet_are_called_by_id_by_synonym_or_by_number(
     text = text.replace("finch,Fringilla montifringilla\n", "")
     assert mapped(tmp_path, text, 1000) == {10: 0, 11: 0, 24: 1, 8: 2}
     told = capsys.readouterr().err
-    assert "the teacher's 1000 classes are taken for ImageNet's" in told
+    assert f"the 1000 classes of the teacher (class map {tmp_path}/map.csv) are taken for" in told
     mapped(tmp_path, "finch,10\n", 1000)
     told = capsys.readouterr().err
     assert "ImageNet" not in told, "numbers need no names"
@@ -64,6 +66,16 @@ def test_names_of_imagenet_are_those_of_its_classes() -> None:
     larger = imagenet_names(21841)
     assert larger is not None and len(larger.ids) == 21841
     assert imagenet_names(10) is None
+
+
+@pytest.mark.parametrize(("num_classes", "subset"), [*_NUM_CLASSES_TO_SUBSET.items()])
+def test_names_of_imagenet_are_what_timm_says(num_classes: int, subset: str) -> None:
+    """Its files are read, since to import it takes torch."""
+    names = imagenet_names(num_classes)
+    info = ImageNetInfo(subset)
+    assert names is not None
+    assert names.ids == tuple(info.label_names())
+    assert names.descriptions == tuple(info.label_descriptions())
 
 
 def test_other_classes_have_the_names_of_a_file(tmp_path: Path) -> None:

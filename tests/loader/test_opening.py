@@ -222,7 +222,7 @@ def test_a_teacher_of_other_classes_is_mapped(tmp_path: Path, two: list[str]) ->
     from kdcache.soft_targets import MappedTargets
 
     rows = cache.codec.decode(cache.read(0, np.arange(50)))
-    found = MappedTargets(rows, classes, 2).probs(4.0)
+    found = MappedTargets(rows, torch.from_numpy(classes), 2).probs(4.0)
     whole = rows.probs(4.0)
     expected = torch.stack([whole[:, 0:9:2].sum(1), whole[:, 1:9:2].sum(1)], 1)
     torch.testing.assert_close(found, expected / expected.sum(1, keepdim=True))

@@ -1,6 +1,8 @@
 """Metrics that survive a cut, and progress that does not flood a job's log."""
 
 import json
+import os
+import pty
 import re
 import socket
 import sys
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kdcache.runtime import console as tracking
-from kdcache.runtime.console import Bar, own_name, progress, say
+from kdcache.runtime.console import Bar, draw_bars_on, own_name, progress, say
 from kdcache.train.metrics_log import MetricsFile
 from kdcache.train.metrics_reading import read_metrics
 
@@ -147,6 +149,26 @@ def test_a_terminal_gets_a_bar(
         and "20/20" in captured.err
         and "seed 3" in captured.err
     )
+
+
+def test_a_bar_goes_to_a_terminal_and_messages_to_a_file_where_these_are_two(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, terminal = pty.openpty()
+    monkeypatch.setattr(tracking, "_terminals", [])
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    with os.fdopen(terminal, "w") as stream:
+        draw_bars_on(stream)
+        with progress("dump", 20, "views") as bar:
+            say("note: a message")
+            bar.advance(20, "seed 3")
+        shown = ""
+        while "\x1b[?25h" not in shown:  # the cursor comes back at the end
+            shown += os.read(own, 65536).decode()
+    os.close(own)
+    assert "20/20" in shown and "seed 3" in shown and "message" not in shown
+    assert capsys.readouterr() == ("", "note: a message\n")
 
 
 def test_messages_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import faster_coco_eval
@@ -97,6 +98,19 @@ def test_the_surest_box_of_an_image_comes_first_and_others_may_be_left_out(
     some = rows_of(tmp_path / "some.csv")
     assert 0 < len(kept) <= len(some) < len(all_rows)
     assert [row for row in some if float(row["score"]) > least] == kept
+
+
+def test_that_no_box_reaches_the_threshold_is_told_with_one_that_would(
+    canvas: Path, photos: Path, tmp_path: Path
+) -> None:
+    words = ("predict", STUDENT, "--data", photos, "--recipe", canvas, *WORDS)
+    done = invoke(*words, "-o", tmp_path / "none.csv", "--threshold", "1")
+    told = re.search(r"no box reaches threshold 1: the highest score is (0\.\d+); g", done.stderr)
+    assert done.exit_code == 0 and told, done.output
+    assert rows_of(tmp_path / "none.csv") == []
+    some = invoke(*words, "-o", tmp_path / "some.csv", "--threshold", told[1])
+    assert "note:" not in some.stderr
+    assert rows_of(tmp_path / "some.csv")
 
 
 def test_parquet_says_the_same(canvas: Path, photos: Path, tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from kdcache.models.model import open_model
 from kdcache.runtime.device import ComputeConfig
 from kdcache.tools.recode import recode_cache
 from kdcache.verify.cache import verify_cache
-from kdcache.verify.logits import compute_of, logits_faults
+from kdcache.verify.known_teacher import compute_of
+from kdcache.verify.logits import logits_faults
 from kdcache.views import Recipe
 
 TEACHER = f"{CONV},seed=7"

@@ -46,6 +46,7 @@ from kdcache.cache.documents.parts import (
     read_fields,
 )
 from kdcache.cache.documents.positions import layout_fields, layout_of, require_known_layout
+from kdcache.cache.storage.protocol import removal
 from kdcache.errors import DamagedError, UsageError, quoted
 from kdcache.positions import Layout, One
 from kdcache.shapes import Size, as_size
@@ -260,12 +261,14 @@ class Manifest:
         sides = Sides(own_place, other_place)
         return manifest_differences(self._content(), other._content(), sides, free_names=free_names)
 
-    def way_out(self, other: "Manifest", *, has_units: bool) -> str:
+    def way_out(self, other: "Manifest", place: str, *, has_units: bool) -> str:
         """Return what to do where records made under `other` do not belong into this cache.
 
         Args:
             other: the other manifest.
-            has_units: whether the cache holds a unit.
+            place: of the cache, a path or an address.
+            has_units: whether the cache holds a unit. Without one it is not begun anew all the
+                same: nothing tells whether somebody is at work on its first.
         """
         if self.samples is not None and other.samples is None:
             return (
@@ -273,7 +276,10 @@ class Manifest:
                 " came from"
             )
         if not has_units:
-            return "it holds no unit yet: remove it, and run the same command again"
+            return (
+                f"it holds no unit yet: if no other dump is at work on it, {removal(place)}, and"
+                " run the same command again"
+            )
         if self.skip_unreadable != other.skip_unreadable:
             return (
                 "choose a new folder, or the same setting: skip_unreadable holds for a whole cache,"

@@ -1,6 +1,7 @@
 """What holds a cache's objects, a folder or a bucket, of which the rest of kdcache sees these few
 verbs only."""
 
+import shlex
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -98,6 +99,13 @@ class Storage(Protocol):
 def is_address(path: str | Path) -> bool:
     """Return whether `path` is an address `SCHEME://...` rather than a path."""
     return _SCHEME_MARK in str(path)
+
+
+def removal(place: str) -> str:
+    """Return how a message says to remove all that lies at a path or an address."""
+    if is_address(place):
+        return f"remove all below {place}/"
+    return f"remove the folder (rm -r {shlex.quote(place)})"
 
 
 def lasting_names(names: Iterable[str]) -> list[str]:

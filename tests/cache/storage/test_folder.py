@@ -14,6 +14,7 @@ from runs import largest_file
 from kdcache.cache.storage import rename
 from kdcache.cache.storage.folder import Folder
 from kdcache.cache.storage.new_file import create_file
+from kdcache.cache.storage.protocol import removal
 from kdcache.errors import CacheError
 
 
@@ -362,3 +363,9 @@ def test_behind_a_file_in_the_place_of_a_folder_there_is_nothing(tmp_path: Path)
     with pytest.raises(FileNotFoundError):
         folder.get("c/0")
     assert not folder.exists("c/0")
+
+
+def test_a_message_says_how_to_remove_a_cache() -> None:
+    assert removal("caches/r50") == "remove the folder (rm -r caches/r50)"
+    assert removal("my caches/r50") == "remove the folder (rm -r 'my caches/r50')"
+    assert removal("s3://bucket/r50") == "remove all below s3://bucket/r50/"
