@@ -14,7 +14,9 @@ the model's constructor, of transformers to the model's configuration. Each fami
 file of its own here, and an entry in registry.py.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ from torch.nn import Module
 
 from kdcache.config.spec import Spec, parse_spec
 from kdcache.errors import UsageError
-from kdcache.models.building import Builder, Built, Family
+from kdcache.models.building import Builder, Built
 from kdcache.models.own import build_own
 from kdcache.models.preprocessing import chosen_preprocessing
 from kdcache.models.registry import FAMILIES
@@ -42,6 +44,8 @@ from kdcache.models.weights import load_weights
 from kdcache.views import Recipe
 
 _Build = Callable[[Spec, int | None], Built]
+"""Makes a model of a spec without weights and preprocessing, for a number of classes, see
+`Builder`."""
 
 
 def open_model(
@@ -70,50 +74,15 @@ def open_model(
             classes or channels.
     """
     text = model_spec(text)
-    spec = parse_spec(text)
-    options = dict(spec.options)
-    if "num_classes" in options:
-        raise UsageError(
-            f"model {text!r}: the number of classes comes from the data ({classes}); leave"
-            " num_classes out"
-        )
-    require_options(spec)
-    stated_wishes = take_preprocessing(options)
-    files = take_weights(spec, options)
-    family = FAMILIES.get(spec.name)
-    if trained:
-        require_trained(spec, options, files)
-    if any(files) and family is not None and family.is_pretrained:
-        options["pretrained"] = False  # the file has all weights: no others need be there
-    head_classes: int | None = classes
-    if files.whole is None and (trained or files.has_new_head):
-        # a head of another size would be drawn at random: a pretrained teacher keeps its own, and
-        # the class count is checked
-        head_classes = None
+    asked = _taken_apart(text, classes, is_trained=trained, classes_advice=classes_advice)
     make = model_class(task)
-    bare = Spec(spec.name, spec.arg, options)
-    builder = _builder(spec, family, task)
+    builder = _builder(asked.spec, task)
 
     def build(spec: Spec, classes: int | None) -> Built:
         return builder(spec, classes, recipe.channels)
 
-    module, wishes = build(bare, head_classes)
-    if files.has_new_head and files.whole is None:
-        assert classes is not None, "a new head is for the classes of a source"
-        module = _with_new_head(module, _without_weights(bare), build, classes)
-    drawn_names: Collection[str] = ()
-    if files.has_new_head and files.whole is not None and classes is not None:
-        drawn_names = _class_names(module, bare, build, classes)
-    _load_files(
-        module,
-        files,
-        spec,
-        classes,
-        is_teacher=trained,
-        classes_advice=classes_advice,
-        drawn_names=drawn_names,
-    )
-    preprocessing = chosen_preprocessing({**wishes, **stated_wishes}, recipe, text)
+    module, wishes = _with_weights(asked, build)
+    preprocessing = chosen_preprocessing({**wishes, **asked.preprocessing}, recipe, text)
     model = make(module, preprocessing, text)
     model.label_names = wishes.get("label_names")
     model.layout, model.num_classes = tried(
@@ -123,27 +92,108 @@ def open_model(
     return model
 
 
-def _load_files(
-    module: Module, files: WeightFiles, spec: Spec, classes: int | None, **options: Any
-) -> None:
-    """Give a module the weights of a file, and its backbone those of another, if there are such.
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """A model that is asked for: what its spec says, taken apart, and what it is for."""
 
-    Args:
-        module: of the model.
-        files: says which files, and what is read of them.
-        spec: of the model, for messages.
-        classes: of the source.
-        options: of the whole, see `load_weights`.
+    spec: Spec
+    """Of the model, whole."""
+    bare: Spec
+    """What of it is for the model's constructor."""
+    files: WeightFiles
+    preprocessing: Mapping[str, Any]
+    """What the spec says of it, see `PREPROCESSING`."""
+    classes: int | None
+    """Of the source; None where there is none."""
+    is_trained: bool
+    """Whether weights are required, as for a teacher."""
+    classes_advice: str
+    """What to do with a trained model of other classes, see `TEACHER_ADVICE`."""
+
+    @property
+    def head_classes(self) -> int | None:
+        """Classes that the model is made for; None where it keeps those of its weights: a head of
+        another size would be drawn at random, and the class count is checked."""
+        keeps_head = self.is_trained or self.files.has_new_head
+        if self.files.whole is None and keeps_head:
+            return None
+        return self.classes
+
+
+def _taken_apart(
+    text: str, classes: int | None, *, is_trained: bool, classes_advice: str
+) -> _Asked:
+    """Return what a spec says.
+
+    Raises:
+        UsageError: an option that would not do what it seems to.
+        ModelError: what must be trained has no weights.
     """
-    if files.whole is not None:
-        assert classes is not None, "a file of weights is opened for a number of classes"
-        load_weights(module, files.whole, key=files.key, spec=spec, classes=classes, **options)
-    if files.backbone is not None:
-        assert classes is not None, "a backbone is opened for the classes of a source"
-        backbone = _backbone(module, spec)
-        load_weights(
-            backbone, files.backbone, key=None, spec=spec, classes=classes, is_backbone=True
+    spec = parse_spec(text)
+    options = dict(spec.options)
+    if "num_classes" in options:
+        raise UsageError(
+            f"model {text!r}: the number of classes comes from the data ({classes}); leave"
+            " num_classes out"
         )
+    require_options(spec)
+    preprocessing = take_preprocessing(options)
+    files = take_weights(spec, options)
+    if is_trained:
+        require_trained(spec, options, files)
+    family = FAMILIES.get(spec.name)
+    if any(files) and family is not None and family.is_pretrained:
+        options["pretrained"] = False  # the file has all weights: no others need be there
+    return _Asked(
+        spec=spec,
+        bare=Spec(spec.name, spec.arg, options),
+        files=files,
+        preprocessing=preprocessing,
+        classes=classes,
+        is_trained=is_trained,
+        classes_advice=classes_advice,
+    )
+
+
+def _with_weights(asked: _Asked, build: _Build) -> Built:
+    """Return the model with the weights of its files, if it has any, and what it wants of a
+    view."""
+    files = asked.files
+    module, wishes = build(asked.bare, asked.head_classes)
+    if files.has_new_head and files.whole is None:
+        assert asked.classes is not None, "a new head is for the classes of a source"
+        module = _with_new_head(module, _without_weights(asked.bare), build, asked.classes)
+    if files.whole is not None:
+        _load_whole(module, files.whole, asked, build)
+    if files.backbone is not None:
+        assert asked.classes is not None, "a backbone is opened for the classes of a source"
+        load_weights(
+            _backbone(module, asked.spec),
+            files.backbone,
+            key=None,
+            spec=asked.spec,
+            classes=asked.classes,
+            is_backbone=True,
+        )
+    return module, wishes
+
+
+def _load_whole(module: Module, path: Path, asked: _Asked, build: _Build) -> None:
+    """Give a model the weights of a file; where it is to have a new head, but for that."""
+    assert asked.classes is not None, "a file of weights is opened for a number of classes"
+    drawn_names: Collection[str] = ()
+    if asked.files.has_new_head:
+        drawn_names = _class_names(module, asked.bare, build, asked.classes)
+    load_weights(
+        module,
+        path,
+        key=asked.files.key,
+        spec=asked.spec,
+        classes=asked.classes,
+        is_teacher=asked.is_trained,
+        classes_advice=asked.classes_advice,
+        drawn_names=drawn_names,
+    )
 
 
 def _without_weights(spec: Spec) -> Spec:
@@ -202,7 +252,13 @@ def _backbone(module: Module, spec: Spec) -> Module:
     return backbone
 
 
-def _builder(spec: Spec, family: Family | None, task: str) -> Builder:
+def _builder(spec: Spec, task: str) -> Builder:
+    """Return what makes models of a spec's family for a task.
+
+    Raises:
+        UsageError: the family has none for it.
+    """
+    family = FAMILIES.get(spec.name)
     if family is None:
         return build_own
     builder = family.builders.get(task)
