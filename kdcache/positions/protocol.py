@@ -22,6 +22,8 @@ class Segment:
     """Of the field that holds them in a record."""
     shape: tuple[int, ...]
     """How they lie, the last axis innermost."""
+    weight: float = 1.0
+    """What their loss counts, in the sum over segments."""
 
     @property
     def num_positions(self) -> int:
