@@ -141,11 +141,13 @@ def _print(result: Mapping[str, Any]) -> None:
 
 def _samples_text(result: Mapping[str, Any]) -> str:
     """Return what codecs were fitted to, and measured on."""
-    views = f"measured on {result['measured_on']}"
+    fitted_on = result["fitted_on"]
+    measured_on = result["measured_on"]
     if not result["sites"]:
-        return f"fitted on {result['fitted_on']} views, {views} of other samples"
+        return f"fitted on {fitted_on} views, measured on {measured_on} of other samples"
     sites = "x".join(map(str, result["sites"]))
-    return f"fitted on {result['fitted_on']} positions, {views} whole views of others, of {sites}"
+    views = f"{measured_on} other views, whole: {sites} positions each"
+    return f"fitted on {fitted_on} positions, measured on {views}"
 
 
 def _print_note(line: str) -> None:
