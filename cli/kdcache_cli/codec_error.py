@@ -146,7 +146,7 @@ def _samples_text(result: Mapping[str, Any]) -> str:
     if not result["sites"]:
         return f"fitted on {fitted_on} views, measured on {measured_on} of other samples"
     sites = "x".join(map(str, result["sites"]))
-    views = f"{measured_on} other views, whole: {sites} positions each"
+    views = f"{measured_on} other views of {sites}, whole"
     return f"fitted on {fitted_on} positions, measured on {views}"
 
 

@@ -10,6 +10,8 @@ from kdcache.positions import Layout
 _DTYPES = ("float16", "bfloat16", "uint8", "uint4")
 _COSINES = (3, 4, 6, 8, 12, 16, 24)
 _STEPS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
+_STEPS_OF_POSITIONS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0)
+"""Finer: teachers of maps tell less of each position, and logits of some are small."""
 _KS = (2, 5, 10, 16, 50, 100, 200)
 
 
@@ -24,7 +26,8 @@ def default_ladder(classes: int, layout: Layout) -> list[str]:
     specs = [f"full:dtype={dtype}" for dtype in _DTYPES]
     if can_code_whole(classes, layout):
         specs += [f"cosine:steps={steps}" for steps in _COSINES]
-    specs += [f"lowrank:step={step:g}" for step in _STEPS]
+    steps = _STEPS_OF_POSITIONS if layout.sites else _STEPS
+    specs += [f"lowrank:step={step:g}" for step in steps]
     specs += [f"topk:k={k}" for k in _KS if k <= classes // 2]
     return [spec for spec in specs if _fits(spec, classes, layout)]
 

@@ -254,7 +254,8 @@ def _differences(
         batches += [(size, part) for part in whole_batches(len(views), size)]
     differences = {spec: _no_differences(taus, batch_sizes) for spec in encodings}
     terms_of = partial(_term_gradients, activation=views.layout.activation)
-    with progress("measure", len(batches), "batches") as bar:
+    num_gradients = len(batches) * len(taus) * len(encodings)
+    with progress("measure", num_gradients, "gradients") as bar:
         for size, part in batches:
             for tau in taus:
                 exact = [terms_of(rows, tau=tau) for rows in views.compared(part)]
@@ -263,7 +264,7 @@ def _differences(
                     compared = views.compared(part, decoded)
                     for of_exact, rows in zip(exact, compared, strict=True):
                         _add(differences[spec][tau, size], of_exact, terms_of(rows, tau=tau))
-            bar.advance(1)
+                    bar.advance(1)
     return differences
 
 

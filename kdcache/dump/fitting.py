@@ -181,7 +181,7 @@ class CodecFitting:
     def _fit(self, codec: RowCodec) -> Fitted:
         """Return the codec fitted to the sample; of the usual default, where it does not suit the
         teacher, `full`."""
-        sample = self._sample()
+        sample = self._drawn()
         if self.config.codec is not None or codec.is_exact:
             return fit_codec(codec, sample)
         try:
@@ -202,7 +202,7 @@ class CodecFitting:
             return "positions of the teacher's logits"
         return "views of the teacher"
 
-    def _sample(self) -> Sample:
+    def _drawn(self) -> Sample:
         """Return the sample, where the teacher runs."""
         compute = Compute(self.config.compute)
         with told_to_skip(None):

@@ -128,7 +128,7 @@ def test_of_maps_every_codec_has_its_row(tmp_path: Path, recipe: str) -> None:
     head, rows, *_ = done.stdout.split("\n\n")
     assert head.endswith(
         "4 classes; student: the teacher at the next position\n"
-        "fitted on 1728 positions, measured on 12 other views, whole: 2x4x6 positions each"
+        "fitted on 1728 positions, measured on 12 other views of 2x4x6, whole"
     )
     assert rows.startswith("tau 1, batches of 12\n")
     families = {line.split()[0].partition(":")[0] for line in rows.splitlines()[3:]}

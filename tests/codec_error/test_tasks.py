@@ -66,7 +66,7 @@ def test_a_teacher_is_measured_as_its_dump_measures_it(
         error = case["both"]["error"]
         stated = plan["gradient_error"][f"{case['tau']:g}"]
         assert error == pytest.approx(stated, rel=1e-3) and error > 0
-    assert cost["bytes"] == pytest.approx(plan["bytes_per_view"], rel=0.2)
+    assert cost["bytes"] == pytest.approx(plan["bytes_per_view"], rel=0.25)
 
 
 @pytest.mark.parametrize("codec", ["full:dtype=uint8", "lowrank:step=0.5", "cosine:steps=6"])
