@@ -4,6 +4,10 @@ Codecs are fitted to some positions of many views, and measured on some others w
 compares all of a view's positions, and a record holds them together. The proxy student is a
 student's own logits where there are any, and else the teacher at the next position: another view of
 the sample would show other things there.
+
+So near a student has a small exact gradient, and errors are shares of it. They were larger than
+with students that had been trained, and codecs came in the same order (docs/results/maps.md). A
+figure thus compares codecs, and of a training it is a careful guess.
 """
 
 from collections.abc import Sequence

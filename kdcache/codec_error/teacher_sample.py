@@ -118,9 +118,9 @@ def require_alike(student: VisionModel, layout: Layout) -> None:
         )
     if student.layout != layout:
         raise UsageError(
-            f"student {student.spec} gives logits that lie as {student.layout.to_dict()}, the"
-            f" teacher as {layout.to_dict()}; choose a student whose logits lie alike, or leave it"
-            f" out: {NEXT_POSITION} is in its place"
+            f"logits of student {student.spec} do not lie as the teacher's:"
+            f" {student.layout.contrast(layout)}; choose one whose logits do, or leave student out:"
+            f" {NEXT_POSITION} is in its place"
         )
 
 

@@ -80,6 +80,17 @@ class Layout(ABC):
         """Return whether a student of this layout can be compared with a teacher of the other."""
         return self == other
 
+    def contrast(self, other: "Layout") -> str:
+        """Return in words how it differs from another."""
+        if self.kind != other.kind:
+            return f"{self.kind}, not {other.kind}"
+        others = other.to_dict()
+        differences = []
+        for name, value in self.to_dict().items():
+            if value != others[name]:
+                differences.append(f"{name} {quoted(value)}, not {quoted(others[name])}")
+        return "; ".join(differences)
+
     @property
     def maps(self) -> tuple[int, int, int] | None:
         """The number of heads, and the height and width of their maps, if these have one size; None
