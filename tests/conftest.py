@@ -25,6 +25,14 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0)) + 1
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Return the name of a parameter, with a number where several have it, of a value of bytes:
+    those of a file may be thousands, and others in each process."""
+    if isinstance(val, bytes):
+        return argname
+    return None
+
+
 def pytest_runtest_setup() -> None:
     from checked import begin_test
 

@@ -10,7 +10,7 @@ with a tenth of the positions weighs ten times as much, and its step is a tenth.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -35,6 +35,7 @@ _ON_GPU = 2**25
 """Those of a GPU, which wants many."""
 
 
+@runtime_checkable
 class CosineRows(RowCodec, Protocol):
     """The codec of a row, which holds the fit."""
 

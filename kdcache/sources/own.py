@@ -15,6 +15,7 @@ from kdcache.sources.dataset import DatasetSource, MapStyle
 from kdcache.sources.listings import IS_EMPTY, lacking_attributes
 from kdcache.sources.own_masks import open_own_masks
 from kdcache.sources.protocol import Sample, Source, named, sample_name
+from kdcache.sources.torchvision import draws_nothing
 from kdcache.targets import gives_maps, target_kind, task_of
 from kdcache.targets.label import integer
 
@@ -169,12 +170,14 @@ def _as_source(opened: Any, spec: Spec) -> Source:
     if hasattr(opened, "fingerprint"):
         _require_parts(opened, spec)
         if _is_checked(opened):
-            source: Source = opened
-            return source
+            whole: Source = opened
+            return whole
         return OwnSource(opened, spec)
     if gives_maps(task_of(opened)):
         return open_own_masks(opened, spec)
-    return DatasetSource(opened, spec)
+    source = DatasetSource(opened, spec)
+    source.may_draw = not draws_nothing(opened)
+    return source
 
 
 def _require_parts(source: Any, spec: Spec) -> None:

@@ -73,6 +73,22 @@ def open_torchvision(spec: Spec) -> Source:
     return source
 
 
+def draws_nothing(dataset: Any) -> bool:
+    """Return whether a data set is torchvision's own, and runs no code that a user gave it, so that
+    reading a sample leaves the global generators as they are."""
+    kind = type(dataset)
+    if not kind.__module__.startswith("torchvision.datasets.") or kind is datasets.FakeData:
+        return False
+    for given in ("transform", "target_transform", "transforms"):
+        if getattr(dataset, given, None) is not None:
+            return False
+    for attribute in ("loader", "_loader"):
+        loader = getattr(dataset, attribute, None)
+        if loader not in (None, datasets.folder.default_loader):
+            return False
+    return True
+
+
 def _options(cls: Any, spec: Spec) -> dict[str, Any]:
     """Return the options of the spec, as the data set takes them."""
     options: dict[str, Any] = dict(spec.options)

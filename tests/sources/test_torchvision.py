@@ -6,9 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from torchvision import datasets
+from torchvision.transforms import v2
 
 from kdcache.errors import SourceError
 from kdcache.sources import open_source
+from kdcache.sources.own import as_source
 
 
 def write_idx(
@@ -134,3 +138,23 @@ def test_cifar_is_read_from_its_own_files(
         "00000003",
     ) and train.fingerprint != test.fingerprint
     assert open_source(spec).fingerprint == train.fingerprint
+
+
+def test_a_program_s_data_set_of_torchvision_is_seeded_only_if_it_runs_the_program_s_code(
+    fashion: Path,
+) -> None:
+    def may_draw(dataset: Any) -> bool:
+        return as_source(dataset).may_draw  # type: ignore[attr-defined, no-any-return]
+
+    # the folder has the name of the class
+    own = type("FashionMNIST", (datasets.FashionMNIST,), {})
+    assert not may_draw(datasets.FashionMNIST(str(fashion)))
+    assert may_draw(own(str(fashion)))
+    assert may_draw(datasets.FashionMNIST(str(fashion), transform=v2.RandomHorizontalFlip()))
+    assert may_draw(datasets.FashionMNIST(str(fashion), target_transform=int))
+    assert may_draw(datasets.FakeData(4))
+    image = fashion / "images" / "a" / "1.png"
+    image.parent.mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(image)
+    assert not may_draw(datasets.ImageFolder(str(fashion / "images")))
+    assert may_draw(datasets.ImageFolder(str(fashion / "images"), loader=Image.open))
