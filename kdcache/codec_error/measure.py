@@ -31,6 +31,7 @@ from kdcache.models.first_batch import logits_fault
 from kdcache.models.model import open_model
 from kdcache.models.vision_model import head_weight
 from kdcache.runtime.console import progress, say
+from kdcache.runtime.device import Compute
 from kdcache.shapes import Activation, LogitRows, Records, Scalar
 from kdcache.verify.logits import require_teacher
 
@@ -68,7 +69,7 @@ def measure_codec_error(config: CodecErrorConfig) -> dict[str, Any]:
     if fault is not None:
         say(f"note: {config.logits or config.teacher} {fault}")
     sample.require_gradient()
-    fitting, measured = sample.halves()
+    fitting, measured = sample.to(Compute(config.compute).device).halves()
     taus = list(dict.fromkeys(config.tau))
     costs = codec_costs(fitting, measured, config.codec, taus=taus, batch_sizes=config.loss_sizes)
     layout = measured.views.layout

@@ -1,5 +1,7 @@
 """A codec is fitted and measured where the teacher's logits are."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from elsewhere import ELSEWHERE, Elsewhere, MixedDevicesError
 from torch import Tensor
 
 from kdcache.codec_error.calibration import fit_codec, fit_default
+from kdcache.codec_error.measure import codec_costs
 from kdcache.codec_error.pairs import Pairs, pairs_of_two_views
 from kdcache.codec_error.position_sample import (
     PositionSample,
@@ -81,6 +84,16 @@ def sample_of(layout: Layout, boxes: Boxes | None) -> PositionSample:
     rows = np.arange(12)
     part = positions_of_views(logits, rows, count=20, whole_rows=rows[:3])
     return position_sample([part], layout)
+
+
+@pytest.mark.parametrize("layout", [Pyramid(((4, 4), (2, 2)), (1, 1)), None])
+def test_codecs_are_compared_where_the_logits_are(layout: Layout | None) -> None:
+    given = sample_of(layout, None) if layout else pairs(head=True)
+    specs = ["cosine", "full:dtype=uint4", "topk:k=3"]
+    settings: dict[str, Any] = {"taus": [1.0, 4.0], "batch_sizes": [2]}
+    here = codec_costs(*given.halves(), specs, **settings)
+    with Elsewhere():
+        assert codec_costs(*given.to(ELSEWHERE).halves(), specs, **settings) == here
 
 
 def test_operands_on_two_devices_would_be_found() -> None:
