@@ -32,13 +32,9 @@ from measure import make_parser, report
 from torch import Tensor
 
 from kdcache.cache import stored_bytes
-from kdcache.codec_error.calibration import BATCH, fit_codec
-from kdcache.codec_error.gradients import (
-    decoded_batches,
-    gradient_error,
-    gradients,
-    whole_batches,
-)
+from kdcache.codec_error.calibration import fit_codec
+from kdcache.codec_error.gradients import gradients, whole_batches
+from kdcache.codec_error.measured_views import BATCH, dist_errors
 from kdcache.codec_error.npz_pairs import pairs_from_npz
 from kdcache.codec_error.pairs import Pairs
 from kdcache.codecs import BasisCodec, open_codec
@@ -183,11 +179,8 @@ def fitted(fitting: Pairs, step: float) -> BasisCodec:
 def taken(codec: BasisCodec, pairs: Pairs, tau: float) -> dict[str, float]:
     """Return what lowrank takes, and its error."""
     assert codec.fitted is not None
-    decoded = decoded_batches(codec, pairs.teacher, BATCH)
-    loss = partial(dist_loss, tau=tau)
-    error, _ = gradient_error(pairs.teacher, decoded, pairs.student, loss=loss)
     return {
-        "error": error,
+        "error": dist_errors(codec, pairs.views, [tau])[tau],
         "bytes": stored_bytes(codec, codec.encode(pairs.teacher)),
         "entropy": entropy_bytes(quantised(pairs.teacher, codec.fitted.to("cpu"))),
     }

@@ -24,8 +24,9 @@ import numpy as np
 import torch
 from measure import interleave, make_parser, report, spread
 
-from kdcache.codec_error.calibration import BATCH, TAUS
+from kdcache.codec_error.calibration import TAUS
 from kdcache.codec_error.measure import codec_costs
+from kdcache.codec_error.measured_views import BATCH
 from kdcache.codec_error.npz_pairs import pairs_from_npz
 from kdcache.codec_error.pairs import Pairs
 from kdcache.codecs import BasisCodec, Codec, open_codec

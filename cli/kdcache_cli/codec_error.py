@@ -51,10 +51,18 @@ SECTIONS = {
 )
 @click.option(
     "--student",
-    help="Model with weights as the proxy student  [the teacher on another view].",
+    help=(
+        "Model with weights as the proxy student  [the teacher on another view; of maps and boxes"
+        " at the next position]."
+    ),
     metavar="SPEC",
 )
-@click.option("--views", type=int, help="Views to run or to read  [4096].", metavar="N")
+@click.option(
+    "--views",
+    type=int,
+    help="Views to run or to read  [4096; of maps and boxes 64].",
+    metavar="N",
+)
 @click.option(
     "--codec",
     multiple=True,
@@ -72,8 +80,9 @@ SECTIONS = {
     "--batch-size",
     type=number_or_text,
     multiple=True,
-    help="Rows of a batch; give it again for more  [256]. auto, alone or beside a number, tries how"
-    " many views suit the models on the device  [the smallest number].",
+    help="Views of a batch; give it again for more  [256; of maps and boxes at most those that are"
+    " measured]. auto, alone or beside a number, tries how many views suit the models on the device"
+    "  [the smallest number].",
     metavar="N|auto",
 )
 @click.option(
@@ -84,8 +93,8 @@ SECTIONS = {
 def codec_error(plot: str | None, as_json: bool, **flags: Any) -> None:
     """Print bytes per view and the error of the student's gradient for each codec.
 
-    The logits come from an .npz file, from a `full` cache of two seeds, or from --teacher, --data
-    and --recipe.
+    The logits come from an .npz file, from a `full` cache of two seeds (of maps and boxes one is
+    enough), or from --teacher, --data and --recipe.
     """
     from kdcache.codec_error.config import CodecErrorConfig
     from kdcache.codec_error.specs import check_specs
@@ -113,10 +122,7 @@ def codec_error(plot: str | None, as_json: bool, **flags: Any) -> None:
 
 def _print(result: Mapping[str, Any]) -> None:
     click.echo(f"{result['input']}, {result['classes']} classes; student: {result['proxy']}")
-    click.echo(
-        f"fitted on {result['fitted_on']} views, measured on {result['measured_on']} of other"
-        " samples"
-    )
+    _print_note(_samples_text(result))
     for size in result["batch_sizes"]:
         for tau in result["taus"]:
             _print_table(result, tau, size)
@@ -131,6 +137,17 @@ def _print(result: Mapping[str, Any]) -> None:
         "*: on the front: none takes fewer bytes at as small an error of `both`, the worst of the"
         " tables above"
     )
+
+
+def _samples_text(result: Mapping[str, Any]) -> str:
+    """Return what codecs were fitted to, and measured on."""
+    fitted_on = result["fitted_on"]
+    measured_on = result["measured_on"]
+    if not result["sites"]:
+        return f"fitted on {fitted_on} views, measured on {measured_on} of other samples"
+    sites = "x".join(map(str, result["sites"]))
+    views = f"{measured_on} other views of {sites}, whole"
+    return f"fitted on {fitted_on} positions, measured on {views}"
 
 
 def _print_note(line: str) -> None:

@@ -134,18 +134,18 @@ def stored_bytes(codec: Codec, records: Records) -> float:
     """
     layout = record_layout(codec, _LARGE)
     chunk_rows = layout["chunk_rows"]
-    if codec.least_chunk_rows == 1:
-        chunk_rows = min(chunk_rows, len(records))
-    rows: int = max(len(records) // chunk_rows, 1) * chunk_rows
+    if codec.least_chunk_rows > 1:
+        num_chunks = max(len(records) // chunk_rows, 1)
+        records = _repeated(records, num_chunks * chunk_rows)
     unit_format = ZarrFormat(
-        rows=rows,
-        unit_rows=rows,
+        rows=chunk_rows,
+        unit_rows=chunk_rows,
         chunk_rows=chunk_rows,
         dtype=records.dtype,
         chunk_bytes=layout["chunk_bytes"] or records.dtype.itemsize,
         zstd_level=layout["zstd_level"],
     )
-    return len(unit_format.encode(0, _repeated(records, rows))) / rows
+    return unit_format.bytes_per_record(records)
 
 
 def _repeated(records: Records, rows: int) -> Records:

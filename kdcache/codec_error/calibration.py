@@ -3,26 +3,19 @@ that meets a target."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
-import numpy as np
-
 from kdcache.cache import stored_bytes
-from kdcache.codec_error.gradients import decoded_batches, gradient_error
-from kdcache.codec_error.pairs import Pairs
-from kdcache.codec_error.whole_views import whole_errors
-from kdcache.codecs import BasisCodec, Codec, GridCodec, RowCodec
+from kdcache.codec_error.measured_views import MeasuredViews, dist_errors
+from kdcache.codec_error.sample import Sample
+from kdcache.codecs import BasisCodec, Codec, RowCodec
 from kdcache.codecs.transform import Calibration
 from kdcache.errors import CodecError
-from kdcache.losses import dist_loss
-from kdcache.views import keyed_permutation
 
 TAUS = (1.0, 4.0)
-BATCH = 256
 _MOST_LOGITS = 2**26  # 268 MB
-_MOST_HELD_OUT = 2048
 _FINEST = 0.01
 _COARSEST = 64.0
 _NEAR = 0.005
@@ -35,22 +28,19 @@ class Fitted:
 
     codec: RowCodec
     trial: RowCodec
-    """The same, fitted without the samples of `held_out`."""
-    held_out: Pairs
+    """The same, fitted to other samples of the data than those of `views`."""
+    views: MeasuredViews
 
     @cached_property
     def errors(self) -> dict[float, float]:
         """Error of DIST's gradient (beta = gamma) by temperature, on samples that the fit has not
-        seen; of codecs of whole maps on some views, of which it has seen few positions.
+        seen.
 
         Empty where there is no gradient, since the proxy student sees what the teacher sees.
         """
-        if not self.held_out.differ:
+        if not self.views.differ:
             return {}
-        views = self.held_out.views
-        if views is not None and isinstance(self.trial, GridCodec):
-            return whole_errors(self.trial, views, self.held_out.activation, TAUS)
-        return _dist_errors(self.trial, self.held_out)
+        return dist_errors(self.trial, self.views, TAUS)
 
 
 def sample_views(codec: Codec) -> int:
@@ -59,28 +49,28 @@ def sample_views(codec: Codec) -> int:
     return min(codec.views, _MOST_LOGITS // codec.classes)
 
 
-def fit_codec(codec: RowCodec, pairs: Pairs) -> Fitted:
+def fit_codec(codec: RowCodec, sample: Sample) -> Fitted:
     """Return `codec` fitted to a teacher's logits, if it needs a fit, with its errors.
 
-    Targets are met, and errors measured, on a quarter of the samples, with a basis fitted to the
-    others.
+    Targets are met, and errors measured, on some of the samples of the data, with a basis fitted to
+    the others: of rows on a quarter, of several positions a view on whole views.
 
     Raises:
         CodecError: a target that cannot be met, or too few views.
     """
-    fitting, held_out = _parted(pairs)
+    fitting, held_out = sample.parted()
     if not isinstance(codec, BasisCodec):
         # of a codec that has nothing to fit both are itself
-        return Fitted(codec.fit(pairs.teacher), codec.fit(fitting.teacher), held_out)
-    whole = _whole(pairs)
-    trial = Calibration(fitting.teacher, pairs.head)
+        return Fitted(codec.fit(sample.teacher), codec.fit(fitting.teacher), held_out.views)
+    whole = Calibration(sample.by_group().teacher, sample.head)
+    trial = Calibration(fitting.teacher, sample.head)
     step = codec.step
     if step is None:
         step = _target_step(codec, whole, trial, held_out)
-    return Fitted(codec.with_fit(whole.fit(step)), codec.with_fit(trial.fit(step)), held_out)
+    return Fitted(codec.with_fit(whole.fit(step)), codec.with_fit(trial.fit(step)), held_out.views)
 
 
-def fit_default(codec: BasisCodec, pairs: Pairs) -> Fitted:
+def fit_default(codec: BasisCodec, sample: Sample) -> Fitted:
     """Return the codec where none is chosen: `codec`, at the coarsest step that meets its error.
 
     Where a recipe draws nothing, the student's gradient is measured with the teacher on another
@@ -89,33 +79,15 @@ def fit_default(codec: BasisCodec, pairs: Pairs) -> Fitted:
     Raises:
         CodecError: no step does, such as of too few views for a basis.
     """
-    _, held_out = _parted(pairs)
-    if held_out.differ:
-        return fit_codec(codec, pairs)
-    fitted = fit_codec(codec, replace(pairs, student=pairs.teacher.roll(1, 0)))
-    return Fitted(fitted.codec, fitted.trial, held_out)
-
-
-def _whole(pairs: Pairs) -> Calibration:
-    """Return the calibration on all rows."""
-    return Calibration(pairs.by_group().teacher, pairs.head)
-
-
-def _dist_errors(codec: Codec, pairs: Pairs) -> dict[float, float]:
-    """Return the error of DIST's gradient by temperature."""
-    size = min(BATCH, len(pairs.teacher))
-    decoded = list(decoded_batches(codec, pairs.teacher, size))
-    errors: dict[float, float] = {}
-    for tau in TAUS:
-        loss = partial(dist_loss, tau=tau, activation=pairs.activation)
-        errors[tau], _ = gradient_error(
-            pairs.teacher, decoded, pairs.student, loss=loss, batch_size=size
-        )
-    return errors
+    _, held_out = sample.parted()
+    if held_out.views.differ:
+        return fit_codec(codec, sample)
+    fitted = fit_codec(codec, sample.with_other_views())
+    return Fitted(fitted.codec, fitted.trial, held_out.views)
 
 
 def _target_step(
-    codec: BasisCodec, whole: Calibration, trial: Calibration, held_out: Pairs
+    codec: BasisCodec, whole: Calibration, trial: Calibration, held_out: Sample
 ) -> float:
     """Return the coarsest step that meets an error, or the finest that meets a number of bytes.
 
@@ -125,7 +97,8 @@ def _target_step(
     """
 
     def error(step: float) -> float:
-        return max(_dist_errors(codec.with_fit(trial.fit(step)), held_out).values())
+        errors = dist_errors(codec.with_fit(trial.fit(step)), held_out.views, TAUS)
+        return max(errors.values())
 
     def size(step: float) -> float:
         fit = whole.fit(step)
@@ -192,14 +165,3 @@ def _between(hit: _Trial, miss: _Trial, target: float) -> float:
     share = math.log(target / hit.value) / math.log(miss.value / hit.value)
     share = min(max(share, 0.1), 0.9)
     return hit.step * math.exp(share * math.log(miss.step / hit.step))
-
-
-def _parted(pairs: Pairs) -> tuple[Pairs, Pairs]:
-    """Return three quarters of the rows by group, and some of the others, which are of other
-    samples, in random order."""
-    pairs = pairs.by_group()
-    num_rows = len(pairs.teacher)
-    num_others = max(num_rows // 4, 1)
-    fitting_rows, other_rows = np.split(np.arange(num_rows), [-num_others])
-    held_out_rows = other_rows[keyed_permutation(num_others, 0)[:_MOST_HELD_OUT]]
-    return pairs.take(fitting_rows), pairs.take(held_out_rows)

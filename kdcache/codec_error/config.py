@@ -25,17 +25,18 @@ class CodecErrorConfig:
     recipe: str | None = None
     """A shipped recipe's name, or a TOML file."""
     student: str | None = None
-    """Spec of a proxy student, with its weights, or the folder of a run."""
+    """Spec of a proxy student, with its weights, or the folder of a run; by default the teacher on
+    another view of the sample, of maps and boxes the teacher at the next position."""
     views: int | None = None
-    """About how many views to run, or to read of a cache; by default 4,096. An .npz file is
-    measured whole."""
+    """About how many views to run, or to read of a cache; by default 4,096, of maps and boxes 64,
+    of which a quarter is measured whole, up to 16. An .npz file is measured whole."""
     codec: tuple[str, ...] = ()
-    """Specs of the codecs; by default a ladder over all of them."""
+    """Specs of the codecs; by default a ladder over all that the logits can have."""
     tau: tuple[float, ...] = (1.0, 4.0)
     batch_size: tuple[BatchSize, ...] = (_ROWS,)
-    """Rows of a batch of the loss; models see at most as many views at once as the smallest has.
-    `auto`, alone or among them, is for the models, of which it tries on the device how many views
-    are fastest."""
+    """Views of a batch of the loss, of maps and boxes at most those that are measured; models see
+    at most as many at once as the smallest has. `auto`, alone or among them, is for the models, of
+    which it tries on the device how many views are fastest."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:

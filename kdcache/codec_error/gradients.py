@@ -1,17 +1,17 @@
 """How far one gradient of a loss is from another, with respect to a student's logits: what a lossy
 record does to training."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from kdcache.codecs import Codec
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import UsageError
-from kdcache.shapes import Logits, Scalar
+from kdcache.shapes import LogitRows, Scalar
 from kdcache.soft_targets import SoftTargets
 
-TeacherLoss = Callable[[Logits, Logits | SoftTargets], Scalar]
-"""The loss of a batch: of the student's logits against the teacher's, such as
-`functools.partial(dist_loss, tau=4.0)`."""
+Teacher = LogitRows | SoftTargets
+Losses = Callable[[LogitRows, Teacher], Sequence[Scalar]]
+"""Gives losses of a batch, of the student's logits against the teacher's."""
 
 FAR_OF_SOME = 0.1
 FAR_OF_ALL = 0.5
@@ -28,45 +28,6 @@ def is_far(error: float, codec: Codec) -> bool:
     if codec.keeps_all:
         return error > FAR_OF_ALL
     return error > FAR_OF_SOME
-
-
-def gradient_error(
-    exact: Logits,
-    decoded: Iterable[SoftTargets],
-    student: Logits,
-    *,
-    loss: TeacherLoss,
-    batch_size: int = 256,
-) -> tuple[float, float]:
-    """Return (error, cosine) of the loss's gradient with respect to the student's logits, decoded
-    against exact.
-
-    error = |g_decoded - g_exact| / |g_exact|, cosine = <g_decoded, g_exact> / (|g_decoded|
-    |g_exact|), the sums taken over all whole batches; rows past the last whole batch are left out.
-
-    Args:
-        exact: the teacher's logits.
-        decoded: what a codec gives back of each whole batch of them, such as `decoded_batches`
-            yields.
-        student: logits of a student on the same rows.
-        loss: the loss of a batch.
-        batch_size: rows of a batch.
-
-    Raises:
-        UsageError: fewer rows than one batch.
-    """
-    difference = Difference()
-    for part, rows in zip(whole_batches(len(exact), batch_size), decoded, strict=True):
-        exact_gradient = _gradient(student[part], exact[part], loss)
-        decoded_gradient = _gradient(student[part], rows, loss)
-        difference.add(exact_gradient, decoded_gradient)
-    return difference.error, difference.cosine
-
-
-def decoded_batches(codec: Codec, logits: Logits, batch_size: int = 256) -> Iterator[SoftTargets]:
-    """Yield what `codec` gives back of each whole batch of `logits`, decoded where they are."""
-    for part in whole_batches(len(logits), batch_size):
-        yield codec.decode(codec.encode(logits[part]), logits.device)
 
 
 class Difference:
@@ -103,11 +64,7 @@ class Difference:
         return float(product / (exact * other).sqrt().clamp_min(least))
 
 
-def gradients(
-    student: Logits,
-    teacher: Logits | SoftTargets,
-    losses: Callable[[Logits, Logits | SoftTargets], Sequence[Scalar]],
-) -> list[Tensor]:
+def gradients(student: LogitRows, teacher: Teacher, losses: Losses) -> list[Tensor]:
     """Return the gradient of each of the losses of a batch with respect to the student's logits."""
     # a clone: inference tensors cannot require a gradient
     student = student.detach().float().clone().requires_grad_()
@@ -130,8 +87,3 @@ def whole_batches(rows: int, size: int) -> list[slice]:
             " batch size"
         )
     return [slice(start, start + size) for start in range(0, rows - size + 1, size)]
-
-
-def _gradient(student: Logits, teacher: Logits | SoftTargets, loss: TeacherLoss) -> Tensor:
-    (gradient,) = gradients(student, teacher, lambda ours, theirs: [loss(ours, theirs)])
-    return gradient

@@ -1,5 +1,4 @@
-"""Logits that codecs can be measured on, told without torch: of which tasks, of which caches, of
-which files."""
+"""Logits that codecs can be measured on, told without torch: of which caches, of which files."""
 
 import zipfile
 from collections.abc import Collection, Iterator
@@ -12,27 +11,16 @@ from kdcache.cache import Cache
 from kdcache.codecs import codec_spec
 from kdcache.codecs.full import EXACT_DTYPES
 from kdcache.errors import CacheError, UsageError
-from kdcache.targets import target_kind
-
-
-def require_rows(task: str) -> None:
-    """Raise a UsageError of a task whose views have more than one row of logits."""
-    if "one" not in target_kind(task).layouts:
-        raise UsageError(
-            f"codec-error is for classification, not {task}; what a codec costs there"
-            " dump-teacher --plan says"
-        )
 
 
 def measured_seeds(cache: Cache, *, student: str | None, data: str | None) -> list[int]:
-    """Return the seeds of a cache whose records are measured: the first two complete ones, or the
-    first if a student is given.
+    """Return the seeds of a cache whose records are measured: of classification the first two
+    complete ones, or the first if a student is given; of maps and boxes the first.
 
     Raises:
         CacheError: the cache does not hold exact logits of so many seeds.
         UsageError: a student without data, or the other way round.
     """
-    require_rows(cache.manifest.task)
     if not cache.codec.is_exact:
         exact_specs = " or ".join([f"full:dtype={dtype}" for dtype in EXACT_DTYPES])
         raise CacheError(
@@ -45,15 +33,35 @@ def measured_seeds(cache: Cache, *, student: str | None, data: str | None) -> li
             " cache's source"
         )
     num_seeds = 1
-    if student is None:
+    if student is None and not cache.manifest.layout.sites:
         num_seeds = 2
     seeds = cache.complete_seeds()[:num_seeds]
     if len(seeds) < num_seeds:
-        raise CacheError(
-            f"cache {cache} holds {len(seeds)} complete seeds; two are needed, for the teacher and"
-            " for its proxy student: dump another seed, or give a student and data"
-        )
+        raise CacheError(_too_few_seeds(cache, len(seeds), num_seeds))
     return seeds
+
+
+def require_few_rows(cache: Cache) -> None:
+    """Raise a UsageError of a cache whose views have so many rows that a basis needs no teacher's
+    last layer."""
+    if cache.manifest.layout.sites:
+        raise UsageError(
+            "a teacher beside a cache helps where rows are few; this one has many in each view:"
+            " leave teacher out"
+        )
+
+
+def _too_few_seeds(cache: Cache, found: int, needed: int) -> str:
+    """Return what is wrong with a cache of too few complete seeds."""
+    if needed == 1:
+        return (
+            f"cache {cache} holds no complete seed; run its dump-teacher command again to finish"
+            " one"
+        )
+    return (
+        f"cache {cache} holds {found} complete seeds; two are needed, for the teacher and for its"
+        " proxy student: dump another seed, or give a student and data"
+    )
 
 
 @contextmanager

@@ -11,11 +11,13 @@ from kdcache.errors import KdcacheError, UsageError
 
 _FORMATS = (".pdf", ".png", ".svg")
 _STYLES: dict[str, dict[str, Any]] = {  # colours of Okabe and Ito, which everybody can tell apart
+    "cosine": {"color": "#cc79a7", "marker": "v"},
     "full": {"color": "#000000", "marker": "s"},
     "lowrank": {"color": "#0072b2", "marker": "o"},
     "topk": {"color": "#d55e00", "marker": "^"},
 }
 _LABELS: dict[str, dict[str, Any]] = {
+    "cosine": {"xytext": (-5, -9), "ha": "right"},
     "full": {"xytext": (-4, 6), "ha": "right"},
     "lowrank": {"xytext": (-5, -9), "ha": "right"},
     "topk": {"xytext": (3, 5), "ha": "left"},

@@ -128,7 +128,9 @@ class SampleRun:
 
 def _are_alike(kept: Arrays, fresh: Arrays) -> bool:
     """Return whether the logits of a few views are what was kept of them: a model's code may have
-    changed, which no fingerprint tells."""
+    changed, or what is kept, which no fingerprint tells."""
+    if kept.keys() != fresh.keys():
+        return False
     fresh_logits = torch.from_numpy(fresh["teacher"])
     kept_logits = torch.from_numpy(kept["teacher"][: len(fresh_logits)])
     if kept_logits.shape != fresh_logits.shape:

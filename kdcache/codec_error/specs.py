@@ -3,7 +3,7 @@
 from kdcache.cache import open_cache
 from kdcache.cache.storage.protocol import is_address
 from kdcache.codec_error.config import CodecErrorConfig
-from kdcache.codec_error.measured_logits import measured_seeds, opened_npz
+from kdcache.codec_error.measured_logits import measured_seeds, opened_npz, require_few_rows
 from kdcache.codecs import check_codec, open_codec
 from kdcache.models.specs import check_model
 from kdcache.sources import check_source
@@ -37,5 +37,7 @@ def _check_logits(logits: str, config: CodecErrorConfig) -> None:
         return
     cache = open_cache(logits)
     measured_seeds(cache, student=config.student, data=config.data)
+    if config.teacher is not None:
+        require_few_rows(cache)
     for codec in config.codec:
-        open_codec(codec, classes=cache.manifest.classes)
+        open_codec(codec, classes=cache.manifest.row_width)

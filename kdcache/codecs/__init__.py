@@ -18,6 +18,7 @@ from kdcache.codecs.positions import (
 from kdcache.codecs.protocol import Codec, RowCodec
 from kdcache.codecs.record_bytes import Packed, as_records
 from kdcache.codecs.registry import (
+    can_code_whole,
     check_codec,
     codec_from_dict,
     codec_spec,
@@ -43,6 +44,7 @@ __all__ = [
     "TopK",
     "as_records",
     "boxes_of",
+    "can_code_whole",
     "check_codec",
     "check_records",
     "codec_from_dict",

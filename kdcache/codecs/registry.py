@@ -59,16 +59,21 @@ def default_codec(classes: int, layout: Layout) -> str:
     Of `lowrank` it says what is lost, not a step: a step that suits one teacher erases the logits
     of another, or takes bytes for nothing.
     """
-    num_logits = layout.num_positions * classes
-    can_code_whole = classes <= Cosine.most_classes and num_logits <= MOST_LOGITS
-    has_maps = layout.num_positions > 1 and not layout.has_background
-    if has_maps and can_code_whole:
+    if can_code_whole(classes, layout) and not layout.has_background:
         return "cosine"
     if layout.activation == "sigmoid" or layout.has_background:
         return "full:dtype=uint8"
     if classes <= FEW_CLASSES:
         return "full:dtype=float16"
     return f"lowrank:error={DEFAULT_ERROR:g}"
+
+
+def can_code_whole(classes: int, layout: Layout) -> bool:
+    """Return whether the maps or levels of a view can be coded as a whole, by `cosine`."""
+    if layout.num_positions == 1 or layout.has_boxes:
+        return False
+    num_logits = layout.num_positions * classes
+    return classes <= Cosine.most_classes and num_logits <= MOST_LOGITS
 
 
 def codec_to_dict(codec: Codec) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from kdcache.codec_error.calibration import (
     sample_views,
 )
 from kdcache.codec_error.gradients import is_far
-from kdcache.codec_error.pairs import MAP_VIEWS, Pairs
+from kdcache.codec_error.position_sample import MAP_VIEWS, MEASURED_VIEWS
+from kdcache.codec_error.sample import Sample
 from kdcache.codec_error.sample_run import SampleRun
-from kdcache.codec_error.teacher_pairs import pairs_of_models
-from kdcache.codec_error.whole_views import WHOLE_VIEWS
+from kdcache.codec_error.teacher_sample import sample_of_models
 from kdcache.codecs import BasisCodec, Codec, RowCodec, codec_spec, open_codec
 from kdcache.config.spec import parse_spec
 from kdcache.dump.config import DumpConfig
@@ -89,7 +89,7 @@ def sample_size(codec: RowCodec, layout: Layout, num_samples: int, num_seeds: in
         num_seeds: of the dump.
     """
     share = num_samples * num_seeds // _SHARE
-    map_views = min(MAP_VIEWS, max(share, WHOLE_VIEWS))
+    map_views = min(MAP_VIEWS, max(share, MEASURED_VIEWS))
     if codec.is_exact:
         num_rows = _EXACT_VIEWS
     else:
@@ -157,19 +157,19 @@ class CodecFitting:
     def _fit(self, codec: RowCodec) -> Fitted:
         """Return the codec fitted to the sample; of the usual default, where it does not suit the
         teacher, `full`."""
-        pairs = self._pairs()
+        sample = self._drawn()
         if self.config.codec is not None or codec.is_exact:
-            return fit_codec(codec, pairs)
+            return fit_codec(codec, sample)
         try:
             if isinstance(codec, BasisCodec):
-                return fit_default(codec, pairs)
-            return fit_codec(codec, pairs)
+                return fit_default(codec, sample)
+            return fit_codec(codec, sample)
         except CodecError as error:
             full = open_codec("full", classes=codec.classes)
             if self.sample.views_left or codec.name == full.name:
                 raise
             say(f"note: codec {codec_spec(full)} is taken in the place of the usual one: {error}")
-            return fit_codec(full, pairs)
+            return fit_codec(full, sample)
 
     def _kind_of_rows(self) -> str:
         if self.teacher.stride is not None:
@@ -178,15 +178,15 @@ class CodecFitting:
             return "positions of the teacher's logits"
         return "views of the teacher"
 
-    def _pairs(self) -> Pairs:
-        """Return the rows of the sample, where the teacher runs."""
+    def _drawn(self) -> Sample:
+        """Return the sample, where the teacher runs."""
         compute = Compute(self.config.compute)
         with told_to_skip(None):
-            pairs = pairs_of_models(
+            sample = sample_of_models(
                 [self.teacher],
                 self.source,
                 self.recipe,
-                views=self.size.rows,
+                num_rows=self.size.rows,
                 map_views=self.size.map_views,
                 batch_size=chosen(self.config.batch_size),
                 order_seed=self.config.order_seed,
@@ -194,10 +194,10 @@ class CodecFitting:
                 skip_unreadable=self.config.skip_unreadable,
                 sample=self.sample,
             )
-        return pairs.to(compute.device)
+        return sample.to(compute.device)
 
 
-def tell_error(manifest: Manifest, codec: Codec, teacher: VisionModel) -> None:
+def tell_error(manifest: Manifest, codec: Codec) -> None:
     """Say how far the records turn DIST's gradient, where it is far."""
     errors = manifest.gradient_error
     far_errors = {tau: error for tau, error in errors.items() if is_far(error, codec)}
@@ -205,8 +205,6 @@ def tell_error(manifest: Manifest, codec: Codec, teacher: VisionModel) -> None:
         return
     turned = f"turns DIST's gradient by {_errors_text(far_errors)} of its norm on this teacher"
     others = "kdcache codec-error shows what other codecs do"
-    if teacher.sites:  # of maps, which that command does not measure
-        others = "kdcache dump-teacher --plan --codec SPEC shows what another codec does"
     say(f"note: codec {codec_spec(codec)} {turned}; {others}")
 
 

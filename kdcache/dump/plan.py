@@ -14,6 +14,7 @@ from kdcache.cache.committing import encode_unit
 from kdcache.cache.documents.commit import mean_statistics
 from kdcache.cache.documents.manifest import MANIFEST
 from kdcache.cache.formats.protocol import Unit
+from kdcache.cache.formats.zarr import ZarrFormat
 from kdcache.cache.opening import open_storage
 from kdcache.cache.storage.protocol import is_address
 from kdcache.cache.stored_samples import stored_samples
@@ -160,8 +161,8 @@ def _free_bytes(cache: str) -> int | None:
 def _bytes_per_view(job: Job, cache: Cache, records: Records) -> float:
     """Return the bytes on disk per view, of records as the probe has them and, in a webdataset
     store, of a few samples."""
-    if cache.manifest.store == "zarr":
-        return len(encode_unit(cache, 0, records)) / len(records)
+    if isinstance(cache.format, ZarrFormat):
+        return cache.format.bytes_per_record(records)
     seeds = cache.manifest.seeds_per_unit
     rows = cache.manifest.unit_range(0)[:_SAMPLES]
     indices = cache.order[rows.start : rows.stop]

@@ -188,7 +188,7 @@ def run_dump(config: DumpConfig, objects: GivenObjects = NO_OBJECTS) -> dict[str
         log(who, f"opens data and teacher for the dump into {config.cache}")
     probe_place(config)
     job = prepare(config, objects)
-    tell_error(job.manifest, job.codec, job.teacher)
+    tell_error(job.manifest, job.codec)
     list_arrays = None
     if job.listing is not None:
         list_arrays = job.listing.arrays

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from kdcache.cache import Cache
-from kdcache.errors import MismatchError, UsageError, quoted
+from kdcache.errors import MismatchError, UsageError
 from kdcache.loader.config import LoaderConfig
 from kdcache.loader.replay import CacheUse, Replay
 from kdcache.loader.teachers import (
@@ -166,23 +166,11 @@ def _require_same_positions(student: Layout, layout: Layout) -> None:
     """Raise a MismatchError if the positions of a student's logits are not those of the
     teacher's."""
     if not student.holds_alike(layout):
-        contrast = _contrast(student, layout)
+        contrast = student.contrast(layout)
         raise MismatchError(
             f"the student's logits do not lie as the teacher's: {contrast}; take a student of the"
             " same levels, strides, anchors and activation"
         )
-
-
-def _contrast(student: Layout, teacher: Layout) -> str:
-    """Return in words how two layouts differ."""
-    if student.kind != teacher.kind:
-        return f"{student.kind}, not {teacher.kind}"
-    teacher_fields = teacher.to_dict()
-    differences = []
-    for name, value in student.to_dict().items():
-        if value != teacher_fields[name]:
-            differences.append(f"{name} {quoted(value)}, not {quoted(teacher_fields[name])}")
-    return "; ".join(differences)
 
 
 def _online(

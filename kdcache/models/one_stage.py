@@ -17,9 +17,9 @@ from torchvision.ops import box_iou
 from kdcache.errors import ModelError
 from kdcache.models.detector_output import DetectorOutput, as_detections
 from kdcache.models.vision_model import TeacherLogits
-from kdcache.positions import Pyramid, Segment
+from kdcache.positions import Pyramid
 from kdcache.shapes import Activation, Detections, Labels, Scalar, ViewLogits
-from kdcache.soft_targets import AnchorTargets, SoftTargets, segments_of
+from kdcache.soft_targets import SoftTargets, compared_rows
 from kdcache.targets.boxes import torchvision_targets
 
 _DIGEST_LENGTH = 16
@@ -37,11 +37,8 @@ class PyramidLogits(DetectorOutput):
     def beside(self, teacher: SoftTargets) -> Iterator[tuple[Tensor, SoftTargets]]:
         """Yield the rows of each level: one for each place, with all of its anchors, `[places,
         anchors, row width]`."""
-        parts = self.layout.split(self.logits)
-        segments = self.layout.segments
-        for segment, logits, targets in zip(segments, parts, segments_of(teacher), strict=True):
-            rows = _by_place(logits.flatten(0, 1), segment)
-            yield rows, AnchorTargets(_by_place(targets.logits(), segment))
+        rows = [part.flatten(0, 1) for part in self.layout.split(self.logits)]
+        yield from compared_rows(rows, teacher, self.layout)
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,10 +250,3 @@ def _pyramid(
             f" {num_positions}; give its head as many anchors as its anchor generator has"
         )
     return Pyramid(tuple(levels), tuple(counts), activation)
-
-
-def _by_place(rows: Tensor, segment: Segment) -> Tensor:
-    """Return a row for each place of a level, `[places, anchors, row width]`, of those of each
-    anchor, `[places * anchors, row width]`."""
-    _, _, num_anchors = segment.shape
-    return rows.reshape(-1, num_anchors, rows.shape[-1])

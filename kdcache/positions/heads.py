@@ -6,6 +6,9 @@ from typing import Any, ClassVar
 
 from kdcache.positions.protocol import Layout, Segment, require_sizes
 
+AUXILIARY = 0.4
+"""Weight of an auxiliary head, as in the DIST paper's training (Huang et al., NeurIPS 2022) and
+PSPNet's before it."""
 MOST_HEADS = 64
 """Of one size; of unlike sizes a record has a field for each, and they are as few as other
 segments."""
@@ -33,8 +36,8 @@ class Heads(Layout):
         """The heads."""
         segments = []
         for place, size in enumerate(self.sizes):
-            name = f"head{place}"
-            segments.append(Segment(name, size))
+            weight = 1.0 if place == 0 else AUXILIARY
+            segments.append(Segment(f"head{place}", size, weight))
         return tuple(segments)
 
     @property

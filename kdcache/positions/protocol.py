@@ -22,6 +22,8 @@ class Segment:
     """Of the field that holds them in a record."""
     shape: tuple[int, ...]
     """How they lie, the last axis innermost."""
+    weight: float = 1.0
+    """What their loss counts, in the sum over segments."""
 
     @property
     def num_positions(self) -> int:
@@ -77,6 +79,17 @@ class Layout(ABC):
     def holds_alike(self, other: "Layout") -> bool:
         """Return whether a student of this layout can be compared with a teacher of the other."""
         return self == other
+
+    def contrast(self, other: "Layout") -> str:
+        """Return in words how it differs from another."""
+        if self.kind != other.kind:
+            return f"{self.kind}, not {other.kind}"
+        others = other.to_dict()
+        differences = []
+        for name, value in self.to_dict().items():
+            if value != others[name]:
+                differences.append(f"{name} {quoted(value)}, not {quoted(others[name])}")
+        return "; ".join(differences)
 
     @property
     def maps(self) -> tuple[int, int, int] | None:

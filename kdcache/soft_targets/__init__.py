@@ -7,7 +7,13 @@ from kdcache.soft_targets.combined import (
     PickedTargets,
 )
 from kdcache.soft_targets.protocol import AnchorTargets, DenseTargets, SoftTargets
-from kdcache.soft_targets.segments import SegmentTargets, by_segment, per_segment, segments_of
+from kdcache.soft_targets.segments import (
+    SegmentTargets,
+    by_segment,
+    compared_rows,
+    per_segment,
+    segments_of,
+)
 
 __all__ = [
     "AnchorTargets",
@@ -19,6 +25,7 @@ __all__ = [
     "SegmentTargets",
     "SoftTargets",
     "by_segment",
+    "compared_rows",
     "per_segment",
     "segments_of",
 ]

@@ -1,15 +1,15 @@
 """Soft targets of several positions a view: the rows of each segment of a layout."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError
-from kdcache.positions import Boxes, Layout, One, common_layout
+from kdcache.positions import Boxes, Layout, One, Segment, common_layout
 from kdcache.positions.proposals import is_there
 from kdcache.shapes import PerRow, ViewLogits
-from kdcache.soft_targets.protocol import DenseTargets, SoftTargets
+from kdcache.soft_targets.protocol import AnchorTargets, DenseTargets, SoftTargets
 
 _ONE_BY_ONE = (
     "soft targets of maps go into a loss head by head: give teacher.heads[0], and the student's"
@@ -86,6 +86,31 @@ def segments_of(rows: SoftTargets) -> Sequence[SoftTargets]:
     if isinstance(rows, SegmentTargets):
         return rows.segments
     return [rows]
+
+
+def compared_rows(
+    student: Sequence[Tensor], teacher: SoftTargets, layout: Layout
+) -> Iterator[tuple[Tensor, SoftTargets]]:
+    """Yield of each segment what a loss compares: a student's rows, and the teacher's at the same
+    positions. Anchors side by side are one row for each place, `[places, anchors, row width]`.
+
+    Args:
+        student: logits of each segment's positions, `[rows, row width]`.
+        teacher: of the same views.
+        layout: of both.
+    """
+    for segment, rows, targets in zip(layout.segments, student, segments_of(teacher), strict=True):
+        if len(segment.shape) < 3:
+            yield rows, targets
+        else:
+            yield _by_place(rows, segment), AnchorTargets(_by_place(targets.logits(), segment))
+
+
+def _by_place(rows: Tensor, segment: Segment) -> Tensor:
+    """Return a row for each place of a level, `[places, anchors, row width]`, of those of each
+    anchor, `[places * anchors, row width]`."""
+    _, _, num_anchors = segment.shape
+    return rows.reshape(-1, num_anchors, rows.shape[-1])
 
 
 def per_segment(make: Callable[..., SoftTargets], *teachers: Any) -> Any:

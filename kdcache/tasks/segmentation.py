@@ -2,8 +2,7 @@
 
 Logits are the raw map at the head's stride. Labels are compared at the mask's size, with the logits
 upsampled; what is compared with the teacher, and what a cache holds, is the map itself. Each
-auxiliary head counts 0.4 times the main one, in both, as in the DIST paper's training (Huang et
-al., NeurIPS 2022) and PSPNet's before it.
+auxiliary head counts 0.4 times the main one, in both, see `AUXILIARY`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from torch.nn import functional
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
 from kdcache.models.vision_model import TeacherLogits, VisionModel
-from kdcache.positions import Heads, Layout
+from kdcache.positions import AUXILIARY, Heads, Layout
 from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import IGNORED, Labels, Maps, Masks, Rows, Scalar, ViewLogits, Views
 from kdcache.soft_targets import (
@@ -42,8 +41,6 @@ from kdcache.tasks.score_names import BEST
 from kdcache.tasks.segmentation_picture import draw_segmentation
 from kdcache.tasks.windows import slide
 
-AUXILIARY = 0.4
-"""Weight of an auxiliary head."""
 _FEW_MASKS = 4
 _SOME_MASKS = 8
 _AS_CLASS = (

@@ -30,7 +30,7 @@ from kdcache.cache.documents.parts import Absence, MadeBy, Probe, RecodedFrom
 from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.opening import open_storage, probe_new
 from kdcache.cache.stored_views import read_views
-from kdcache.codec_error.cache_pairs import pairs_of_cache
+from kdcache.codec_error.cache_sample import sample_of_cache
 from kdcache.codec_error.calibration import fit_codec, sample_views
 from kdcache.codecs import (
     BasisCodec,
@@ -154,15 +154,15 @@ def _fitted(source: Cache, codec: RowCodec) -> tuple[Codec, dict[float, float]]:
     is_exact = source.codec.is_exact
     if not (is_exact or isinstance(codec, BasisCodec)):
         return codec, {}
-    pairs = pairs_of_cache(source, views=sample_views(codec))
-    if isinstance(codec, BasisCodec) and codec.error is not None and not pairs.differ:
+    sample = sample_of_cache(source, num_rows=sample_views(codec))
+    if isinstance(codec, BasisCodec) and codec.error is not None and not sample.views.differ:
         raise UsageError(
             f"{codec_spec(codec)} needs two different views of a sample, and cache {source} does"
             " not hold them; dump another seed, or give step= or bytes="
         )
-    rows = f"{len(pairs.teacher)} {_kind_of_rows(source)}"
+    rows = f"{len(sample.teacher)} {_kind_of_rows(source)}"
     say(f"measuring codec {codec_spec(codec)} on {rows} of {source}")
-    fitted = fit_codec(codec, pairs)
+    fitted = fit_codec(codec, sample)
     require_possible(source, fitted.codec)
     if not is_exact:
         return fitted.codec, {}

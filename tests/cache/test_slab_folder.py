@@ -5,7 +5,6 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -41,7 +40,12 @@ def size_of(count: int) -> int:
     return 136 * count
 
 
-def forked(work: Callable[[], bool]) -> int:
+def forked(*works: Callable[[], bool]) -> list[int]:
+    """Return the status of a process for each, all at once."""
+    return [os.waitpid(process, 0)[1] for process in [*map(_begun, works)]]
+
+
+def _begun(work: Callable[[], bool]) -> int:
     process = os.fork()
     if process == 0:
         code = 1
@@ -49,7 +53,7 @@ def forked(work: Callable[[], bool]) -> int:
             code = int(not work())
         finally:
             os._exit(code)
-    return os.waitpid(process, 0)[1]
+    return process
 
 
 # only kdcache's own files are removed
@@ -130,18 +134,18 @@ def test_opening_a_file_makes_it_recent_and_does_not_change_it(tmp_path: Path) -
 def test_what_another_process_has_open_stays(tmp_path: Path) -> None:
     old, new = filled(tmp_path, [5, 1])
     in_use = LocalFile(old)
-    assert forked(lambda: folder(tmp_path, limit=0).evict() is None) == 0
+    assert forked(lambda: folder(tmp_path, limit=0).evict() is None) == [0]
     assert list(tmp_path.iterdir()) == [old] and not new.exists()
     assert in_use.read() == bytes(100)
     in_use.close()
-    assert forked(lambda: folder(tmp_path, limit=0).evict() is None) == 0
+    assert forked(lambda: folder(tmp_path, limit=0).evict() is None) == [0]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_child_that_closes_its_copy_does_not_let_go_of_the_file(tmp_path: Path) -> None:
     (path,) = filled(tmp_path, [0])
     in_use = LocalFile(path)
-    assert forked(lambda: in_use.close() is None) == 0
+    assert forked(lambda: in_use.close() is None) == [0]
     folder(tmp_path, limit=0).evict()
     assert path.exists()
     in_use.close()
@@ -213,8 +217,7 @@ def test_of_many_that_take_turns_never_two_are_at_it(tmp_path: Path) -> None:
             folder(tmp_path).evict()
         return True
 
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda _: forked(work), range(4))) == [0] * 4
+    assert forked(work, work, work, work) == [0] * 4
     assert list(tmp_path.iterdir()) == []
 
 

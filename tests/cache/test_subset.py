@@ -18,7 +18,7 @@ from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.parts import Absence, ExportedFrom
 from kdcache.cache.source import CachedNames, CachedSource
-from kdcache.codec_error.cache_pairs import pairs_of_cache
+from kdcache.codec_error.cache_sample import sample_of_cache
 from kdcache.codecs import LowRank, open_codec
 from kdcache.errors import (
     CacheError,
@@ -232,7 +232,7 @@ def test_recoding_a_subset_is_a_subset_of_the_recoded(
 def test_fits_see_no_zeros_and_go_along(shelf: Path, tmp_path: Path) -> None:
     export_cache(shelf / "zarr", tmp_path / "part", samples="20:170")
     whole, part = open_cache(shelf / "zarr"), open_cache(tmp_path / "part")
-    pairs = pairs_of_cache(part, views=1000)
+    pairs = sample_of_cache(part, num_rows=1000)
     rows = np.flatnonzero(part.is_held)
     assert sorted(set(pairs.groups.tolist())) == rows.tolist()
     assert torch.equal(pairs.teacher[: len(rows)], whole.codec.decode(whole.read(0, rows)).logits())

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from map_caches import made
 from runs import CONV, DIGITS, dump
 
 from kdcache_cli import main
@@ -118,6 +119,20 @@ def test_a_teacher_and_a_cache_serve_as_well(tmp_path: Path) -> None:
     assert helped.exit_code == 0 and helped.stdout != cached.stdout, helped.output
     other = run(tmp_path / "cache", "--teacher", f"{CONV},seed=9", *codecs)
     assert other.exit_code != 0 and "is not the one that cache" in other.stderr
+
+
+def test_of_maps_every_codec_has_its_row(tmp_path: Path, recipe: str) -> None:
+    made(tmp_path / "cache", recipe, codec="full:dtype=float16")
+    done = run(tmp_path / "cache", "--tau", "1", "--plot", tmp_path / "codecs.svg")
+    assert done.exit_code == 0, done.output
+    head, rows, *_ = done.stdout.split("\n\n")
+    assert head.endswith(
+        "4 classes; student: the teacher at the next position\n"
+        "fitted on 1728 positions, measured on 12 other views of 2x4x6, whole"
+    )
+    assert rows.startswith("tau 1, batches of 12\n")
+    families = {line.split()[0].partition(":")[0] for line in rows.splitlines()[3:]}
+    assert families == {"full", "cosine", "lowrank", "topk"}
 
 
 @pytest.mark.parametrize(

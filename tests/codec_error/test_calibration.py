@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from kdcache.cache import open_cache, stored_bytes
 from kdcache.codec_error.calibration import fit_codec
-from kdcache.codec_error.gradients import decoded_batches, gradient_error
+from kdcache.codec_error.measured_views import dist_errors
 from kdcache.codec_error.pairs import Pairs
-from kdcache.codecs import Codec, TopK, open_codec
+from kdcache.codecs import RowCodec, TopK, open_codec
 from kdcache.errors import CacheError, CodecError, MismatchError, UsageError
-from kdcache.losses import dist_loss
 from kdcache.models.preprocessing import Preprocessing
 from kdcache.models.vision_model import VisionModel, head_weight
 from kdcache.verify.cache import verify_cache
@@ -39,11 +38,8 @@ def pairs(samples: int, seed: int) -> Pairs:
     )
 
 
-def dist_error(codec: Codec, on: Pairs, tau: float) -> float:
-    def loss(student: Tensor, teacher: object) -> Tensor:
-        return dist_loss(student, teacher, tau=tau)  # type: ignore[arg-type]
-
-    return gradient_error(on.teacher, decoded_batches(codec, on.teacher), on.student, loss=loss)[0]
+def dist_error(codec: RowCodec, on: Pairs, tau: float) -> float:
+    return dist_errors(codec, on.views, [tau])[tau]
 
 
 @pytest.mark.parametrize("target", [0.05, 0.1, 0.3])

@@ -1,5 +1,7 @@
 """A codec is fitted and measured where the teacher's logits are."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,16 @@ from elsewhere import ELSEWHERE, Elsewhere, MixedDevicesError
 from torch import Tensor
 
 from kdcache.codec_error.calibration import fit_codec, fit_default
+from kdcache.codec_error.measure import codec_costs
 from kdcache.codec_error.pairs import Pairs, pairs_of_two_views
-from kdcache.codec_error.whole_views import whole_views
+from kdcache.codec_error.position_sample import (
+    PositionSample,
+    position_sample,
+    positions_of_views,
+)
 from kdcache.codecs import BasisCodec, open_codec
-from kdcache.positions import Pyramid
+from kdcache.models.vision_model import TeacherLogits
+from kdcache.positions import Boxes, Layout, Proposals, Pyramid
 
 CLASSES = 12
 
@@ -55,16 +63,37 @@ def test_the_default_is_chosen_where_the_logits_are() -> None:
 
 def test_whole_maps_are_measured_where_the_logits_are() -> None:
     layout = Pyramid(((4, 4), (2, 2)), (1, 1))
-    logits = gaussian(5, layout.num_positions, CLASSES)
-    rows = logits.flatten(0, 1)
-    made = pairs_of_two_views(rows[::2][:50], rows[1::2][:50], np.arange(50))
-    given = Pairs(
-        **{**vars(made), "views": whole_views(list(logits), layout), "activation": "sigmoid"}
-    )
+    given = sample_of(layout, None)
     here = fit_codec(open_codec("cosine", classes=CLASSES), given).errors
     with Elsewhere():
         codec = open_codec("cosine", classes=CLASSES)
         assert fit_codec(codec, given.to(ELSEWHERE)).errors == here
+
+
+def test_proposals_are_measured_where_the_logits_are() -> None:
+    boxes = Boxes(gaussian(12, 4, 4).abs(), torch.arange(12) % 5)
+    given = sample_of(Proposals(4), boxes)
+    codec = open_codec("full:dtype=uint4", classes=CLASSES)
+    here = fit_codec(codec, given).errors
+    with Elsewhere():
+        assert fit_codec(codec, given.to(ELSEWHERE)).errors == here
+
+
+def sample_of(layout: Layout, boxes: Boxes | None) -> PositionSample:
+    logits = TeacherLogits(gaussian(12, layout.num_positions, CLASSES), boxes)
+    rows = np.arange(12)
+    part = positions_of_views(logits, rows, count=20, whole_rows=rows[:3])
+    return position_sample([part], layout)
+
+
+@pytest.mark.parametrize("layout", [Pyramid(((4, 4), (2, 2)), (1, 1)), None])
+def test_codecs_are_compared_where_the_logits_are(layout: Layout | None) -> None:
+    given = sample_of(layout, None) if layout else pairs(head=True)
+    specs = ["cosine", "full:dtype=uint4", "topk:k=3"]
+    settings: dict[str, Any] = {"taus": [1.0, 4.0], "batch_sizes": [2]}
+    here = codec_costs(*given.halves(), specs, **settings)
+    with Elsewhere():
+        assert codec_costs(*given.to(ELSEWHERE).halves(), specs, **settings) == here
 
 
 def test_operands_on_two_devices_would_be_found() -> None:

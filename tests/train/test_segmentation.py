@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from segmentation_files import Shapes, write_cityscapes, write_voc
 
 from kdcache.cache import open_cache
-from kdcache.codec_error.measure import CodecErrorConfig, measure_codec_error
 from kdcache.codecs import PositionCodec, codec_spec
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.models.model import open_model
@@ -353,17 +352,6 @@ def test_maps_are_recoded(tmp_path: Path, exact: Path, recipe: str, codec: str) 
             UsageError, match=r"step 0.001 is finer than the .* that uint8 rounds its logits to"
         ):
             recode_cache(tmp_path / "new", tmp_path / "more", codec="lowrank:step=0.001")
-
-
-def test_codec_error_is_for_classification(exact: Path, recipe: str) -> None:
-    for config in (
-        CodecErrorConfig(logits=str(exact)),
-        CodecErrorConfig(teacher=TEACHER, data=DATA, recipe=recipe),
-    ):
-        with pytest.raises(
-            UsageError, match=r"is for classification, not segmentation; .*dump-teacher --plan says"
-        ):
-            measure_codec_error(config)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ zarr's own stores are not written to: they neither sync nor refuse to replace. T
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
@@ -94,6 +94,14 @@ class ZarrFormat:
         num_columns = width // self.chunk_bytes
         num_chunks = rows // self.chunk_rows * num_columns
         return most_shard(num_chunks, self.chunk_rows * self.chunk_bytes)
+
+    def bytes_per_record(self, records: Records) -> float:
+        """Return the bytes that each of some records takes in a unit, in whole chunks; of fewer
+        than one has, in a chunk of all of them: what is left empty would count as theirs."""
+        chunk_rows = min(self.chunk_rows, len(records))
+        rows = len(records) // chunk_rows * chunk_rows
+        unit_format = replace(self, rows=rows, unit_rows=rows, chunk_rows=chunk_rows)
+        return len(unit_format.encode(0, records[:rows])) / rows
 
     def metadata(self, seed: int) -> dict[str, bytes]:
         """Return the zarr.json objects of a seed's array and of the groups above it but the

@@ -61,6 +61,20 @@ def test_round_trip_of_any_shape(shape: ZarrFormat, data: st.DataObject) -> None
     )
 
 
+def test_bytes_of_a_record_are_told_from_few_records_and_from_many() -> None:
+    dtype = np.dtype([("bytes", "u1", (4000,))])
+    shape = ZarrFormat(512, 256, 32, dtype, chunk_bytes=400, zstd_level=1)
+    # of few values, so that each chunk has a table that counts
+    generator = np.random.default_rng(0)
+    raw = generator.binomial(20, 0.5, (256, 4000)).astype(np.uint8)
+    written = raw.view(dtype)[:, 0]
+    whole = len(shape.encode(0, written)) / 256
+    for count in (16, 40, 256):
+        told = shape.bytes_per_record(written[:count])
+        assert told == pytest.approx(whole, rel=0.03), count
+    assert shape.bytes_per_record(written) == whole
+
+
 def test_a_unit_of_zeros_is_a_real_object(tmp_path: Path) -> None:
     cache = fill(tmp_path)
     zeros = np.zeros(8, cache.manifest.dtype)

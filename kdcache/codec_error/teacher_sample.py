@@ -1,29 +1,30 @@
-"""Pairs of logits from a teacher, and a student, run on views."""
+"""A sample of a teacher's logits, and a student's, from models that are run on views."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from kdcache.codec_error.measured_logits import require_rows
-from kdcache.codec_error.pairs import (
+from kdcache.codec_error.ladder import most_positions
+from kdcache.codec_error.pairs import Pairs, pairs_of_two_views
+from kdcache.codec_error.position_sample import (
     MAP_VIEWS,
-    Pairs,
-    PixelRows,
-    pairs_of_pixels,
-    pairs_of_two_views,
-    pixels_of_view,
+    NEXT_POSITION,
+    PositionSample,
+    measured_rows,
+    position_sample,
+    positions_of_views,
 )
-from kdcache.codec_error.sample_run import Gathered, SampleRun
-from kdcache.codec_error.whole_views import num_whole_views, whole_views
+from kdcache.codec_error.sample import Sample
+from kdcache.codec_error.sample_run import SampleRun
 from kdcache.errors import UsageError
 from kdcache.models.batch_trial import settled_batch_size
 from kdcache.models.model import open_model
 from kdcache.models.vision_model import TeacherLogits, VisionModel, head_weight
+from kdcache.positions import Layout
 from kdcache.runtime.batch_size import BatchSize, limited_on_cpu
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute, ComputeConfig
@@ -34,28 +35,32 @@ from kdcache.targets import task_of
 from kdcache.views import Batch, Recipe, ViewDataset, load_recipe, row_order
 from kdcache.views.dataset import Request
 
+VIEWS = 4096
+"""Views of one row each that are taken, where no number is said."""
 _SEEDS = (0, 1)
 _HOST = ComputeConfig(device="cpu")
 
 
-def pairs_from_teacher(
+def sample_from_teacher(
     teacher: str,
     *,
     data: str,
     recipe: str,
-    views: int,
+    views: int | None = None,
+    codecs: Sequence[str] = (),
     student: str | None = None,
     batch_size: BatchSize = 256,
     compute: ComputeConfig = _HOST,
-) -> Pairs:
-    """Return the logits of a teacher on `views` views: half as many samples, drawn at random, under
-    two seeds.
+) -> Sample:
+    """Return the logits of a teacher on views: of classification of half as many samples, drawn at
+    random, under two seeds; of maps and boxes as `sample_of_models` has them.
 
     Args:
         teacher: spec of the teacher, with its weights.
         data: spec of the source.
         recipe: name or TOML file of the recipe.
-        views: about how many views to take.
+        views: about how many views to take; by default 4,096, of maps and boxes 64.
+        codecs: specs of those that are to be fitted to positions, by default those of the ladder.
         student: spec of the proxy student, with its weights.
         batch_size: views of one forward pass at most, on a CPU fewer large ones; `auto` tries how
             many are fastest.
@@ -67,47 +72,83 @@ def pairs_from_teacher(
     device = Compute(compute)
     view_recipe = load_recipe(recipe)
     source = open_source(data)
-    require_rows(task_of(source))
     models = []
     for spec in (teacher, student):
         if spec is not None:
-            model = open_model(spec, classes=source.classes, recipe=view_recipe, trained=True)
+            model = open_model(
+                spec,
+                classes=source.classes,
+                recipe=view_recipe,
+                trained=True,
+                task=task_of(source),
+            )
             models.append(model)
+    layout = models[0].layout
+    for model in models[1:]:
+        require_alike(model, layout)
+    num_rows = views or VIEWS
+    if layout.sites:
+        num_rows = most_positions(codecs, layout.row_width(source.classes), layout)
     sizes = [model.preprocessing.size for model in models]
-    size = limited_on_cpu(batch_size, device.device.type, sizes)
-    return pairs_of_models(
-        models, source, view_recipe, views=views, batch_size=size, compute=device
+    return sample_of_models(
+        models,
+        source,
+        view_recipe,
+        num_rows=num_rows,
+        map_views=views or MAP_VIEWS,
+        batch_size=limited_on_cpu(batch_size, device.device.type, sizes),
+        compute=device,
     )
 
 
-def pairs_of_models(
+def require_alike(student: VisionModel, layout: Layout) -> None:
+    """Check that a proxy student's logits can be compared with a teacher's, position by position.
+
+    Args:
+        student: the model.
+        layout: of the teacher's logits.
+
+    Raises:
+        UsageError: they lie otherwise.
+    """
+    if layout.has_boxes:
+        raise UsageError(
+            f"student {student.spec} has proposals of its own, and codecs are measured at the"
+            " teacher's; leave student out: the teacher at the next proposal is in its place"
+        )
+    if student.layout != layout:
+        raise UsageError(
+            f"logits of student {student.spec} do not lie as the teacher's:"
+            f" {student.layout.contrast(layout)}; choose one whose logits do, or leave student out:"
+            f" {NEXT_POSITION} is in its place"
+        )
+
+
+def sample_of_models(
     models: Sequence[VisionModel],
     source: Source,
     recipe: Recipe,
     *,
-    views: int,
+    num_rows: int,
     batch_size: BatchSize,
     compute: Compute,
     order_seed: int = 0,
     map_views: int = MAP_VIEWS,
     skip_unreadable: bool = True,
     sample: SampleRun | None = None,
-) -> Pairs:
-    """Return the logits of a teacher, and of a proxy student if `models` has two, on about
-    `views` views under two seeds.
-
-    Of maps it is so many pixels of `map_views` views, and the proxy is the teacher on the next
-    pixel.
+) -> Sample:
+    """Return the logits of a teacher, and of a proxy student if `models` has two, on views under
+    two seeds, of maps and boxes under one.
 
     Args:
         models: the teacher, and a proxy student.
         source: of the views.
         recipe: of the views.
-        views: about how many.
+        num_rows: about how many rows to take: views, or positions of `map_views` views.
         batch_size: views of one forward pass; `auto` tries how many are fastest.
         compute: where and how the models run.
         order_seed: key of the order of which the first rows are taken.
-        map_views: views whose pixels are taken.
+        map_views: views whose positions are taken.
         skip_unreadable: whether views of samples that cannot be read are left out.
         sample: what may be known of the sample, or limit it; by default nothing.
 
@@ -115,86 +156,74 @@ def pairs_of_models(
         UnreadableSampleError: a sample that cannot be read, unless these are left out.
     """
     order = row_order(len(source), order_seed)
-    sample = sample or SampleRun()
-    if models[0].sites:
-        size = models[0].preprocessing.size
-        dataset = ViewDataset(source, recipe, order, sizes=[size], skip_unreadable=skip_unreadable)
-        rows = np.arange(min(len(source), map_views))
-        batch = settled_batch_size(models, dataset, rows, compute, batch_size)
-        requests = batches_of_rows(rows, [0], batch)
-
-        def parts_of(gathered: Gathered) -> list[Arrays]:
-            return sample.parts(models, dataset, requests, gathered, compute)
-
-        pixels_per_view = -(-views // sum(map(len, requests)))
-        return _pairs_of_maps(models[0], source, pixels_per_view, parts_of)
     sizes = [model.preprocessing.size for model in models]
     recipe.require_one_draw(*sizes)
     dataset = ViewDataset(source, recipe, order, sizes=sizes, skip_unreadable=skip_unreadable)
-    rows = np.arange(min(len(source), max(views // len(_SEEDS), 1)))
+    seeds: Sequence[int] = _SEEDS
+    most = max(num_rows // len(_SEEDS), 1)
+    if models[0].sites:
+        seeds = _SEEDS[:1]
+        most = map_views
+    rows = np.arange(min(len(source), most))
     batch = settled_batch_size(models, dataset, rows, compute, batch_size)
-    requests = batches_of_rows(rows, _SEEDS, batch)
-    ran = run_on_views(models, dataset, requests, compute, sample)
+    requests = batches_of_rows(rows, seeds, batch)
+    run = sample or SampleRun()
+    if models[0].sites:
+        return _positions(models, dataset, rows, requests, compute, run=run, num_rows=num_rows)
+    return _pairs(models, dataset, requests, compute, run)
+
+
+def _pairs(
+    models: Sequence[VisionModel],
+    dataset: ViewDataset,
+    requests: Sequence[Request],
+    compute: Compute,
+    run: SampleRun,
+) -> Pairs:
+    """Return the rows of views under two seeds."""
+    ran = run_on_views(models, dataset, requests, compute, run)
     first, second = ran.by_seed(_SEEDS)
-    head = head_weight(models[0], source.classes)
     pairs = pairs_of_two_views(first.logits[0], second.logits[0], first.rows)
     if len(models) > 1:
         student = torch.cat([first.logits[1], second.logits[1]])
         pairs = replace(pairs, student=student, proxy=models[1].spec)
-    return replace(pairs, head=head)
+    return replace(pairs, head=head_weight(models[0], dataset.source.classes))
 
 
-def _pairs_of_maps(
-    model: VisionModel,
-    source: Source,
-    pixels_per_view: int,
-    parts_of: Callable[[Gathered], list[Arrays]],
-) -> Pairs:
-    """Return pixels of a teacher's maps, as many of each view, from places that are drawn at
-    random, and their neighbours."""
+def _positions(
+    models: Sequence[VisionModel],
+    dataset: ViewDataset,
+    rows: Rows,
+    requests: Sequence[Request],
+    compute: Compute,
+    *,
+    run: SampleRun,
+    num_rows: int,
+) -> PositionSample:
+    """Return positions of views, as many of each, and some views whole."""
+    layout = models[0].layout
+    count = -(-num_rows // len(rows))
 
     def gathered(batch: Batch, logits: list[TeacherLogits]) -> Arrays:
-        return _pixels_of_batch(model, batch, logits[0], pixels_per_view)
+        places = batch.present_places
+        of_batch = batch.rows.numpy()[places]
+        whole_rows = measured_rows(rows, layout, logits[0].values.shape[-1])
+        student = None
+        if len(logits) > 1:
+            student = logits[1].values[places[np.isin(of_batch, whole_rows)]]
+        return positions_of_views(
+            logits[0].at(places), of_batch, count=count, whole_rows=whole_rows, student=student
+        )
 
-    pixels: list[PixelRows] = []
-    whole: list[Tensor] = []
-    for part in parts_of(gathered):
-        teacher = torch.from_numpy(part["teacher"])
-        student = torch.from_numpy(part["student"])
-        pixels.append((teacher, student, part["rows"]))
-        whole += torch.from_numpy(part["whole"])
-    pairs = pairs_of_pixels(pixels)
-    if not len(pairs.teacher):
-        raise UsageError(f"no sample of {source.spec} can be read of those to measure on")
-    views = None
-    if whole:
-        views = whole_views(whole, model.layout)
-    return replace(pairs, activation=model.layout.activation, views=views)
-
-
-def _pixels_of_batch(
-    model: VisionModel, batch: Batch, logits: TeacherLogits, pixels_per_view: int
-) -> Arrays:
-    """Return pixels of the views of a batch that could be read, their neighbours and rows; and the
-    first views of the sample whole."""
-    width = logits.values.shape[-1]
-    none = torch.zeros(0, width)
-    parts: list[PixelRows] = [(none, none, np.zeros(0, np.int64))]
-    whole = []
-    for place in batch.present_places.tolist():
-        row = int(batch.rows[place])
-        positions = logits.rows_of(place)
-        if len(positions):
-            parts.append(pixels_of_view(positions, row, pixels_per_view))
-        if row < num_whole_views(model.layout, width):
-            whole.append(positions.float().reshape(-1, width))
-    teacher, student, rows = zip(*parts, strict=True)
-    return {
-        "teacher": torch.cat(teacher).numpy(),
-        "student": torch.cat(student).numpy(),
-        "rows": np.concatenate(rows),
-        "whole": torch.stack(whole).numpy() if whole else np.zeros((0, 1, width), np.float32),
-    }
+    parts = run.parts(models, dataset, requests, gathered, compute)
+    proxy = NEXT_POSITION
+    if len(models) > 1:
+        proxy = models[1].spec
+    sample = position_sample(parts, layout, proxy=proxy)
+    if not len(sample.teacher):
+        spec = dataset.source.spec
+        raise UsageError(f"no sample of {spec} can be read of those to measure on")
+    return sample
 
 
 class RanViews(NamedTuple):
