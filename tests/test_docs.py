@@ -58,7 +58,7 @@ SMALLER = {
     "timm:resnet18,output_stride=8": f"{SEGMENTER},seed=1",
     "torchvision:retinanet_resnet50_fpn_v2,weights=DEFAULT": DETECTOR,
     "torchvision:retinanet_resnet50_fpn,weights_backbone=DEFAULT": f"{DETECTOR},seed=1",
-    "--batch-size 16 --epochs 24": "--batch-size 3 --epochs 1 --lr 0.001",
+    "--batch-size 16 --lr 0.01 --epochs 24": "--batch-size 3 --epochs 1 --lr 0.001",
     "--batch-size 16": "--batch-size 3",
     "timm:resnet50,pretrained=true --teacher-classes 1000": (f"{IMAGENET} --teacher-classes 1000"),
     "predict timm:resnet50,pretrained=true": f"predict {IMAGENET}",

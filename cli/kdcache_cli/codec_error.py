@@ -121,7 +121,7 @@ def codec_error(plot: str | None, as_json: bool, **flags: Any) -> None:
 
 
 def _print(result: Mapping[str, Any]) -> None:
-    click.echo(f"{result['input']}, {result['classes']} classes; student: {result['proxy']}")
+    _print_note(f"{result['input']}, {result['classes']} classes; student: {result['proxy']}")
     _print_note(_samples_text(result))
     for size in result["batch_sizes"]:
         for tau in result["taus"]:

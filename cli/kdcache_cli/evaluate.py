@@ -84,7 +84,7 @@ def _class_lines(scores: Mapping[str, float]) -> list[tuple[str, str]]:
     for name, value in scores.items():
         if name.startswith(OF_CLASSES):
             classes.append((value, name.partition("/")[2]))
-    classes.sort()
+    classes.sort(key=lambda entry: entry[0])  # equal ones stay in the order of the classes
     lines: list[tuple[str, str]] = []
     title = "classes, lowest"
     for value, name in classes[:_MOST_LISTED]:

@@ -148,9 +148,17 @@ def config_differences(
     """Return one line per dotted key in which two configurations differ, see `differing_values`."""
     lines: list[str] = []
     for key, (value, other) in differing_values(old, new, free=free, meanings=meanings).items():
-        old_text, new_text = contrasted(repr(value), repr(other))
+        old_text, new_text = _contrasted_values(value, other)
         lines.append(f"{key}: {old_text} there, {new_text} now")
     return lines
+
+
+def _contrasted_values(value: Any, other: Any) -> tuple[str, str]:
+    """Return two values as they are shown; of texts the quotes stand around what is cut."""
+    if isinstance(value, str) and isinstance(other, str):
+        text, other_text = contrasted(value, other)
+        return repr(text), repr(other_text)
+    return contrasted(repr(value), repr(other))
 
 
 def differing_values(

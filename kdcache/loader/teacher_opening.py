@@ -168,9 +168,18 @@ def _require_same_positions(student: Layout, layout: Layout) -> None:
     if not student.holds_alike(layout):
         contrast = student.contrast(layout)
         raise MismatchError(
-            f"the student's logits do not lie as the teacher's: {contrast}; take a student of the"
-            " same levels, strides, anchors and activation"
+            f"the student's logits do not lie as the teacher's: {contrast}; take a student of"
+            f" {_what_suits(student, layout)}"
         )
+
+
+def _what_suits(student: Layout, layout: Layout) -> str:
+    """Return what a student must be whose positions are not those of the teacher's."""
+    if layout.has_boxes and not student.has_boxes:
+        return "two stages, as the teacher is"
+    if student.has_boxes and not layout.has_boxes:
+        return "one stage, as the teacher is"
+    return "the same levels, strides, anchors and activation"
 
 
 def _online(

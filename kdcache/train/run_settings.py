@@ -101,10 +101,12 @@ def saved_config(run: Path) -> TrainConfig:
 
 
 def _advice_on_epochs(old_config: TrainConfig, config: TrainConfig) -> str:
-    """Return why a run is not extended, if only that was wanted."""
+    """Return why a run is not extended, if that was wanted, and how to go on without."""
     schedule = config.schedule
-    if config.epochs <= old_config.epochs or schedule != old_config.schedule:
+    if config.epochs <= old_config.epochs:
         return ""
+    if schedule != old_config.schedule:
+        return f"; for another schedule begin a new run with --student {old_config.run}"
     if not depends_on_end(schedule):
         return ""
     return (

@@ -187,6 +187,15 @@ def test_what_a_file_is_refused_for(tmp_path: Path, text: str | None, message: s
         load(str(path))
 
 
+def test_long_texts_that_differ_are_cut_between_their_quotes() -> None:
+    start = "torchvision:" + "a" * 60
+    old = TrainConfig(run="r", student=f"{start},x=1{'b' * 60}", loss="ce", data="d", recipe="r")
+    (line,) = config_differences(old, replace(old, student=f"{start},y=2"), free=())
+    was, now = line.removeprefix("student: ").split(" there, ")
+    assert was.startswith("'...") and was.endswith("...'") and "x=1" in was
+    assert now.startswith("'...") and now.endswith("y=2' now")
+
+
 def test_differences_name_the_keys(file: str) -> None:
     one, other = load(file), load(file, "optimizer.lr=2", "log_steps=1", "compute.workers=63")
     assert config_differences(one, other, free=["log_steps", "compute.workers"]) == [

@@ -99,7 +99,7 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(
     with pytest.raises(MismatchError, match=r"anchors \[1, 1\], not \[2, 2\].*anchor_boxes"):
         trained(tmp_path / "run", cache=(cache,), student=student)
     student = f"tiny_detectors:faster_rcnn,{NORMALISED}"
-    with pytest.raises(MismatchError, match="lie as the teacher's: proposals, not pyramid; take a"):
+    with pytest.raises(MismatchError, match=r"teacher's: proposals, not pyramid; .*one stage"):
         trained(tmp_path / "run", cache=(cache,), student=student)
     with pytest.raises(UsageError, match="which the positions of a detector have not"):
         trained(tmp_path / "run", cache=(cache,), loss="dkd")

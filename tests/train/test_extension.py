@@ -76,6 +76,9 @@ def test_a_schedule_that_knows_the_end_is_not_extended(tmp_path: Path) -> None:
     train(tmp_path / "run", epochs=1, **settings)
     with pytest.raises(MismatchError, match=r"epochs: 1 there, 2 now.*rates of schedule cosine"):
         train(tmp_path / "run", epochs=2, **settings)
+    settings["schedule"] = ScheduleConfig(name="none")
+    with pytest.raises(MismatchError, match=rf"begin a new run with --student {tmp_path}/run$"):
+        train(tmp_path / "run", epochs=2, **settings)
 
 
 def test_no_run_is_shortened_or_extended_with_another_change(tmp_path: Path) -> None:
