@@ -108,5 +108,5 @@ def weights_in(folder: Path) -> Path:
             return folder / name
     raise KdcacheError(
         f"run {folder} has no weights yet: neither {BEST_FILE} nor {STUDENT_FILE}; wait for its"
-        " first epoch with evaluation, or its end"
+        " first epoch with evaluation, or its end; if it has stopped, run its command again"
     )

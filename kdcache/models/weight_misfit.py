@@ -81,19 +81,34 @@ def _first_difference(part: Part) -> str:
 
 
 def _other_classes(part: Part, classes: int) -> int | None:
-    """Return how many classes a file's last layers have, if that is all that does not fit."""
+    """Return how many classes a file's last layers have, if that is all that does not fit.
+
+    A detector's layers have several outputs for each class, such as one for each anchor or four for
+    a box; some count the background as one more class.
+    """
     if part.missing_names or part.unknown_names:
         return None
-    counts: set[int] = set()
-    for name in part.reshaped_names:
-        file_shape = part.tensors[name].shape
-        model_shape = part.model_state[name].shape
-        if model_shape[:1] != (classes,) or model_shape[1:] != file_shape[1:]:
-            return None
-        counts.add(file_shape[0])
-    if len(counts) != 1:
+    for num_background in (0, 1):
+        counts: set[int | None] = set()
+        for name in part.reshaped_names:
+            file_shape = part.tensors[name].shape
+            model_shape = part.model_state[name].shape
+            counts.add(_classes_in(file_shape, model_shape, classes + num_background))
+        count = counts.pop()
+        if not counts and count is not None:
+            return count - num_background
+    return None
+
+
+def _classes_in(file_shape: Sequence[int], model_shape: Sequence[int], classes: int) -> int | None:
+    """Return of how many classes a file's tensor is, where the model's is of `classes`; None if
+    they differ otherwise."""
+    if not file_shape or file_shape[1:] != model_shape[1:] or model_shape[0] % classes:
         return None
-    return counts.pop()
+    outputs_of_class = model_shape[0] // classes
+    if file_shape[0] % outputs_of_class:
+        return None
+    return file_shape[0] // outputs_of_class
 
 
 def _other_channels(part: Part) -> int | None:

@@ -275,8 +275,8 @@ class Trainer:
         if not math.isfinite(losses.get("loss", 0.0)):
             raise KdcacheError(
                 f"the loss of epoch {self.epoch + 1} is {losses['loss']}; lower optimizer.lr"
-                f" ({self.config.optimizer.lr}), set clip_grad, or use another precision, in"
-                f" a new folder; {what_is_kept(Path(self.config.run))}"
+                f" ({self.config.optimizer.lr}), set clip_grad (--set clip_grad=1), or use another"
+                f" precision, in a new folder; {what_is_kept(Path(self.config.run))}"
             )
         return losses
 

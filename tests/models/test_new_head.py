@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import timm
+import tiny_detectors
 import torch
 from command_line import kdcache_json
 from safetensors.torch import save_file
@@ -183,3 +184,15 @@ def test_a_student_is_fine_tuned_and_its_weights_are_opened(tmp_path: Path) -> N
     assert found["fc.bias"].shape == (10,)
     name = next(iter(found))
     torch.testing.assert_close(found[name], grey.state_dict()[name])
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "ssd", "faster_rcnn"])
+def test_a_detector_of_other_classes_says_how_many_it_has(tmp_path: Path, kind: str) -> None:
+    file = saved(getattr(tiny_detectors, kind)(classes=5), tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match="has 5 classes, and 3 are asked for: add head=new"):
+        open_model(
+            f"tiny_detectors:{kind},weights={file},mean=0.5,std=0.25",
+            classes=3,
+            recipe=load_recipe("detection-small"),
+            task="detection",
+        )
