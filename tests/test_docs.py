@@ -56,6 +56,7 @@ SMALLER = {
     "torchvision:deeplabv3_resnet101,weights=teacher.safetensors,aux_loss=true": SEGMENTER,
     "timm:resnet18 --batch-size auto": "timm:resnet18 --epochs 1 --batch-size 3",
     "timm:resnet18,output_stride=8": f"{SEGMENTER},seed=1",
+    "torchvision:retinanet_resnet50_fpn_v2,weights=DEFAULT,head=new": f"{DETECTOR},seed=2",
     "torchvision:retinanet_resnet50_fpn_v2,weights=DEFAULT": DETECTOR,
     "torchvision:retinanet_resnet50_fpn,weights_backbone=DEFAULT": f"{DETECTOR},seed=1",
     "--batch-size 16 --lr 0.01 --epochs 24": "--batch-size 3 --epochs 1 --lr 0.001",
