@@ -52,6 +52,8 @@ class Sizes:
 
     shapes: tuple[tuple[int, int], ...]
     """Rows and classes that losses are computed on."""
+    classes: int
+    """Of teachers and students."""
     pixels: int
     batch: int
     views: int
@@ -73,6 +75,7 @@ class Sizes:
 SIZES = {
     "full": Sizes(
         shapes=((256, 1000), (1024, 21_841), (131_072, 19)),
+        classes=1000,
         pixels=224,
         batch=256,
         views=8192,
@@ -88,6 +91,7 @@ SIZES = {
     ),
     "small": Sizes(
         shapes=((64, 100), (256, 1000), (4096, 19)),
+        classes=1000,
         pixels=64,
         batch=16,
         views=64,
@@ -103,6 +107,7 @@ SIZES = {
     ),
     "tiny": Sizes(
         shapes=((6, 70),),
+        classes=50,
         pixels=32,
         batch=4,
         views=8,
@@ -152,14 +157,26 @@ class Bench:
     @property
     def common(self) -> dict[str, Any]:
         """The settings that dumps and trainings have in common."""
-        data = f"workload:pictures,length={self.sizes.views},side={self.sizes.pixels}"
-        return {"data": data, "batch_size": self.sizes.batch, "compute": self.compute.config}
+        return {
+            "data": self.data(self.sizes.views),
+            "batch_size": self.sizes.batch,
+            "compute": self.compute.config,
+        }
+
+    def data(self, length: int) -> str:
+        """Return the spec of so many pictures."""
+        sizes = self.sizes
+        return f"workload:pictures,length={length},classes={sizes.classes},side={sizes.pixels}"
+
+    def teacher(self, model: str) -> str:
+        """Return the spec of a teacher with random weights."""
+        return teacher_spec(model, self.sizes.pixels, self.folder, self.sizes.classes)
 
     def cache(self, codec: str) -> str:
         """Return the path of a cache of a light teacher's logits."""
         if codec not in self._caches:
             path = str(self.folder / f"cache-{len(self._caches)}")
-            teacher = teacher_spec(self.sizes.dumped[0], self.sizes.pixels, self.folder)
+            teacher = self.teacher(self.sizes.dumped[0])
             settings = {"recipe": self.recipe, "seeds": f"0:{self.sizes.repetitions + 1}"}
             run_dump(
                 DumpConfig(cache=path, teacher=teacher, codec=codec, **settings, **self.common)
@@ -323,14 +340,13 @@ def run_seeds(job: Job, cache: Cache, seeds: list[int]) -> None:
 
 def _job(bench: Bench, model: str, codec: str, views: int) -> tuple[Job, Cache]:
     """Return a dump made ready, and its new cache."""
-    data = f"workload:pictures,length={views},side={bench.sizes.pixels}"
     config = DumpConfig(
         cache=str(bench.folder / f"dump-{time.monotonic_ns()}"),
-        teacher=teacher_spec(model, bench.sizes.pixels, bench.folder),
+        teacher=bench.teacher(model),
         recipe=bench.recipe,
         codec=codec,
         unit_rows=views // 2,
-        **{**bench.common, **_best(bench), "data": data},
+        **{**bench.common, **_best(bench), "data": bench.data(views)},
     )
     job = prepare(config)
     return job, create_cache(config.cache, job.manifest, job.codec.fit_arrays())
@@ -388,7 +404,7 @@ class _LastEpoch:
 def epochs(bench: Bench) -> Rows:
     """Yield the time of epochs of one student on labels, from caches, and with the teacher in the
     loop, in turns."""
-    teacher = teacher_spec(bench.sizes.teacher, bench.sizes.pixels, bench.folder)
+    teacher = bench.teacher(bench.sizes.teacher)
     settings: dict[str, dict[str, Any]] = {"labels only": {"loss": LABELS}}
     for codec in CACHED:
         settings[f"DIST, {codec}"] = {"loss": DIST, "cache": bench.cache(codec)}

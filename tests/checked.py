@@ -4,28 +4,47 @@ signature have names.
 jaxtyping's own wrapper binds the arguments of each call to the signature once more, which took more
 time than all that was called. Functions within functions are left alone: they would be wrapped anew
 at each call of the outer one. In a test the first calls of a function are checked and no more: the
-thousands that render views took a sixth of the time of all tests. A check is made when its function
-is first called: many of those that a process imports are never called in it.
+thousands that render views took a sixth of the time of all tests. From then on the function is as
+it was written, for even a wrapper that only passes calls on took a twelfth. A check is made when
+its function is first called: many of those that a process imports are never called in it.
 """
 
 from collections.abc import Callable
 from dataclasses import is_dataclass
-from functools import cache, partial, wraps
+from functools import cache, partial, update_wrapper
 from inspect import isgeneratorfunction
+from types import CodeType, FunctionType
 from typing import Any, ForwardRef, Literal, get_args, get_origin
 
 from jaxtyping import AbstractArray, jaxtyped
 
 Checker = Callable[[Any], Any]
-MOST_CALLS = 50
-"""Calls of a function that are checked in a test: as many as Hypothesis has examples."""
-_CALLS: dict[int, int] = {}
-"""Calls that were checked since the test began, by the function's identity."""
+MOST_CALLS = 8
+"""Calls of a function that are checked in a test."""
+MOST_OF_EXAMPLES = 50
+"""The same in a test with as many examples by Hypothesis."""
+_most_calls = MOST_CALLS
+_NO_FILE = "<checked>"
+_CALLS: dict[FunctionType, int] = {}
+"""Calls that were checked since the test began."""
+_CODES: dict[FunctionType, tuple[CodeType, CodeType]] = {}
+"""The code of a function as it was written, and while its calls are checked."""
 
 
-def begin_test() -> None:
-    """Check calls anew."""
+def begin_test(most_calls: int = MOST_CALLS) -> None:
+    """Check calls anew, so many of each function."""
+    global _most_calls  # noqa: PLW0603
+    _most_calls = most_calls
+    for function in _CALLS:
+        _, function.__code__ = _CODES[function]
     _CALLS.clear()
+
+
+def check_nothing() -> None:
+    """Leave all functions as they were written until the next test begins."""
+    for function, (own_code, _) in _CODES.items():
+        function.__code__ = own_code
+        _CALLS[function] = 0
 
 
 def checked(*, typechecker: Checker) -> Checker:
@@ -39,7 +58,10 @@ def checked(*, typechecker: Checker) -> Checker:
             return target
         if "<locals>" in target.__qualname__:
             return target
-        return _at_first(target, cache(partial(_check_of, target, typechecker)))
+        twin = _twin_of(target)
+        _check_at_first(target, cache(partial(_check_of, twin, typechecker)))
+        target.__wrapped__ = twin  # whose signature is asked for
+        return target
 
     return decorator
 
@@ -60,25 +82,49 @@ def _check_of(target: Any, typechecker: Checker) -> Any:
     return _without_file(in_context)
 
 
-def _at_first(target: Any, check: Callable[[], Any]) -> Any:
-    """Return what calls the function with its checks so many times in a test, and then without."""
-    number = id(target)
+def _twin_of(function: FunctionType) -> FunctionType:
+    """Return another function that does the same."""
+    twin = FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    twin.__kwdefaults__ = function.__kwdefaults__
+    update_wrapper(twin, function)
+    del twin.__wrapped__
+    return twin
 
-    @wraps(target)
+
+def _check_at_first(function: FunctionType, check: Callable[[], Any]) -> None:
+    """Let a function call what checks its calls so many times in a test, and then be itself."""
+    own_code = function.__code__
+
     def call(*args: Any, **kwargs: Any) -> Any:
-        calls = _CALLS.get(number, 0)
-        if calls >= MOST_CALLS:
-            return target(*args, **kwargs)
-        _CALLS[number] = calls + 1
+        calls = _CALLS.get(function, 0) + 1
+        _CALLS[function] = calls
+        if calls >= _most_calls:
+            function.__code__ = own_code
         return check()(*args, **kwargs)
 
-    return _without_file(call)
+    # a function's code can be another's with as many variables of outer functions
+    code = _passed_on.__code__.replace(
+        co_freevars=own_code.co_freevars, co_name=own_code.co_name, co_filename=_NO_FILE
+    )
+    function.__kwdefaults__ = {**(function.__kwdefaults__ or {}), "_call": _without_file(call)}
+    function.__code__ = code
+    _CODES[function] = own_code, code
+
+
+def _passed_on(*args: Any, _call: Callable[..., Any], **kwargs: Any) -> Any:
+    return _call(*args, **kwargs)
 
 
 def _without_file(function: Any) -> Any:
     """Return the function as one of no file: messages about a user's code look for its file in a
     traceback, and are not to find this one."""
-    function.__code__ = function.__code__.replace(co_filename="<checked>")
+    function.__code__ = function.__code__.replace(co_filename=_NO_FILE)
     return function
 
 

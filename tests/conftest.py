@@ -16,6 +16,7 @@ def pytest_collectstart() -> None:
 
 def pytest_collection_finish() -> None:
     gc.freeze()
+    gc.set_threshold(10_000)
     gc.enable()
 
 
@@ -33,10 +34,20 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return None
 
 
-def pytest_runtest_setup() -> None:
-    from checked import begin_test
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    from checked import MOST_CALLS, MOST_OF_EXAMPLES, begin_test
+    from hypothesis import is_hypothesis_test
 
-    begin_test()
+    function = getattr(item, "obj", None)
+    begin_test(MOST_OF_EXAMPLES if is_hypothesis_test(function) else MOST_CALLS)
+
+
+@pytest.fixture
+def unchecked() -> None:
+    """Check no calls of the package: what torch compiles or exports would be the checks."""
+    from checked import check_nothing
+
+    check_nothing()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,10 +81,12 @@ def _looked_at(descriptor: int) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def short_plans() -> Iterator[None]:
-    """Let plans probe for a moment; their figures mean nothing on tiny models."""
+    """Let plans and trials of batch sizes last a moment; their figures mean nothing on tiny
+    models."""
     with pytest.MonkeyPatch.context() as patch:
         for module in ("kdcache.dump.plan", "kdcache.train.plan"):
             patch.setattr(f"{module}.PLAN_SECONDS", 0.1)
+        patch.setattr("kdcache.runtime.batch_size.TRIAL_SECONDS", 0.02)
         yield
 
 

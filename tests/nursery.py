@@ -35,14 +35,7 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 4,
 }
 UNITS = [(seed, unit) for seed in range(3) for unit in range(30)]
-IMPORTED = [
-    "nursery",
-    "tiny_models",
-    "kdcache.tools.recode",
-    "kdcache_cli.commands",
-    "sklearn.datasets",
-]
-"""What children need; `nursery` and `kdcache.tools.recode` bring the library."""
+IMPORTED = ["imported"]
 
 
 @cache

@@ -24,7 +24,7 @@ _GAIN = 1.05
 """By which factor a larger size has to be faster to be worth its memory."""
 _PATIENCE = 2
 """Doublings without a gain after which no more are tried."""
-_TRIAL_SECONDS = 0.3
+TRIAL_SECONDS = 0.3
 _MOST_SECONDS = 10.0
 """After which no other size is tried."""
 
@@ -179,7 +179,7 @@ class Trials:
         if not self.fits(call):  # which is also the first call, and slower than others
             return None
         total = fastest = self._seconds(call)
-        while total < _TRIAL_SECONDS:
+        while total < TRIAL_SECONDS:
             seconds = self._seconds(call)
             total += seconds
             fastest = min(fastest, seconds)

@@ -22,6 +22,8 @@ from kdcache.tasks.map_sizes import upsampled
 from kdcache.tools.program_files import METADATA_FILE
 from kdcache.views import load_recipe
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 ENDINGS = (".onnx", ".pt2", ".pt")
 
 

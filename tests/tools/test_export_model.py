@@ -21,6 +21,8 @@ from kdcache.models.weight_facts import facts_of
 from kdcache.tools.program_files import METADATA_FILE, difference_of
 from kdcache.views import load_recipe
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 NAMED = "tiny_models:named_digits"
 STUDENT = "timm:test_resnet,mean=0.4,std=0.3,input_size=32"
 ENDINGS = (".onnx", ".pt2", ".pt")

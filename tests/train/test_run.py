@@ -538,6 +538,7 @@ def test_a_teacher_in_the_loop_needs_weights(tmp_path: Path) -> None:
 @pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU"
 )
+@pytest.mark.usefixtures("unchecked")
 def test_a_compiled_student_trains_the_same_and_saves_plain_names(tmp_path: Path) -> None:
     for name, compiled in (("plain", False), ("compiled", True)):
         compute = ComputeConfig(workers=0, device="cpu", compile=compiled)
