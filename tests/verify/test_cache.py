@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from caches import fill, flipped, records
 from PIL import Image
-from runs import CONV, DIGITS, IN_PROCESS, dump
+from runs import CONV, DIGITS, IN_PROCESS, dump, largest_file
 from tiny_models import FEW
 
 from kdcache.cache import Cache, open_cache
@@ -141,6 +141,8 @@ def test_a_report_of_another_cache_is_refused(cache: Cache, tmp_path: Path) -> N
     assert path.read_text() == "notes of mine" and text
     with pytest.raises(KdcacheError, match="cannot write report"):
         verify_cache(cache, report=tmp_path / "nowhere" / "report")
+    with largest_file(10), pytest.raises(KdcacheError, match=r"report .*make room and run again"):
+        verify_cache(cache, report=tmp_path / "full")
 
 
 def test_an_object_that_cannot_be_read_is_a_fault(cache: Cache) -> None:
