@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from kdcache.deferred import door
 
 if TYPE_CHECKING:
+    from kdcache.views.composed import as_recipe, recipe_of
     from kdcache.views.dataset import Batch, ViewDataset
-    from kdcache.views.generators import preserved_generators, seed_generators
     from kdcache.views.loading import ViewLoader
     from kdcache.views.many_seeds import ManySeedLoader, RowsUnderSeeds
     from kdcache.views.mixing import Mixing, in_pairs, partners
@@ -27,15 +27,15 @@ __getattr__ = door(
         "Trace": "view",
         "ViewDataset": "dataset",
         "ViewLoader": "loading",
+        "as_recipe": "composed",
         "crc32": "view",
         "in_pairs": "mixing",
         "keyed_permutation": "permutation",
         "load_recipe": "recipe_files",
         "partners": "mixing",
-        "preserved_generators": "generators",
+        "recipe_of": "composed",
         "recipe_table": "recipe_files",
         "row_order": "permutation",
-        "seed_generators": "generators",
         "shipped_recipes": "recipe_files",
     },
 )
@@ -49,14 +49,14 @@ __all__ = [
     "Trace",
     "ViewDataset",
     "ViewLoader",
+    "as_recipe",
     "crc32",
     "in_pairs",
     "keyed_permutation",
     "load_recipe",
     "partners",
-    "preserved_generators",
+    "recipe_of",
     "recipe_table",
     "row_order",
-    "seed_generators",
     "shipped_recipes",
 ]

@@ -94,6 +94,15 @@ def preserved_generators() -> Iterator[None]:
         random.setstate(python_state)
 
 
+@contextmanager
+def seeded_generators(*key: int) -> Iterator[None]:
+    """Seed the global generators from `key`, 32-bit words, and give them back afterwards as they
+    were."""
+    with preserved_generators():
+        seed_generators(*key)
+        yield
+
+
 def generator_states() -> tuple[Any, ...]:
     """Return the states of all global generators, equal to those before if nothing was drawn."""
     torch_state, (_, words, *place), python_state = _states()
