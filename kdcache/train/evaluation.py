@@ -41,7 +41,7 @@ from kdcache.runtime.distributed import (
 )
 from kdcache.runtime.waiting import waiting
 from kdcache.shapes import Size, Views, size_text
-from kdcache.sources import Source, as_source, class_names_of, open_source
+from kdcache.sources import Source, class_names_of, source_from
 from kdcache.sources.read_check import ReadCheck
 from kdcache.targets import task_of
 from kdcache.tasks import Score, open_task
@@ -96,7 +96,7 @@ class Evaluation:
             MismatchError: other classes than the training source has, or targets of another kind.
             UsageError: a window that is none, or one of these two for another task.
         """
-        self.source = open_source(data) if isinstance(data, str) else data
+        self.source = source_from(data)
         self._compute = compute
         self.recipe = recipe
         if training is not None:
@@ -340,10 +340,7 @@ def evaluate(
         options["workers"] = num_workers
     options |= {"device": device or device_of(model), "precision": precision}
     compute = Compute(build(ComputeConfig, options, "evaluate:"))
-    if isinstance(data, str):
-        source = open_source(data)
-    else:
-        source = as_source(data)
+    source = source_from(data)
     views = as_recipe(recipe)
     student = wrapped(model, views, size=size, mean=mean, std=std, task=task_of(source))
     evaluation = Evaluation(

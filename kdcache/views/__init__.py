@@ -6,14 +6,21 @@ from typing import TYPE_CHECKING
 from kdcache.deferred import door
 
 if TYPE_CHECKING:
-    from kdcache.views.composed import as_recipe, recipe_of
+    from kdcache.views.composed import recipe_of
     from kdcache.views.dataset import Batch, ViewDataset
     from kdcache.views.loading import ViewLoader
     from kdcache.views.many_seeds import ManySeedLoader, RowsUnderSeeds
     from kdcache.views.mixing import Mixing, in_pairs, partners
     from kdcache.views.permutation import keyed_permutation, row_order
     from kdcache.views.recipe import Recipe
-    from kdcache.views.recipe_files import load_recipe, recipe_table, shipped_recipes
+    from kdcache.views.recipe_files import (
+        as_recipe,
+        check_recipe,
+        load_recipe,
+        own_function,
+        recipe_table,
+        shipped_recipes,
+    )
     from kdcache.views.view import Trace, crc32
 
 __getattr__ = door(
@@ -27,7 +34,9 @@ __getattr__ = door(
         "Trace": "view",
         "ViewDataset": "dataset",
         "ViewLoader": "loading",
-        "as_recipe": "composed",
+        "as_recipe": "recipe_files",
+        "check_recipe": "recipe_files",
+        "own_function": "recipe_files",
         "crc32": "view",
         "in_pairs": "mixing",
         "keyed_permutation": "permutation",
@@ -50,10 +59,12 @@ __all__ = [
     "ViewDataset",
     "ViewLoader",
     "as_recipe",
+    "check_recipe",
     "crc32",
     "in_pairs",
     "keyed_permutation",
     "load_recipe",
+    "own_function",
     "partners",
     "recipe_of",
     "recipe_table",

@@ -7,16 +7,14 @@ size, it follows the input size of each model, as in the shipped recipes.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kdcache.errors import RecipeError, UsageError, brief, quoted
+from kdcache.errors import RecipeError, brief
 from kdcache.runtime.console import say
 from kdcache.shapes import Size, as_size, sides
 from kdcache.views.recipe import Recipe
-from kdcache.views.recipe_files import load_recipe
 from kdcache.views.sizes import size_entry
 from kdcache.views.transform_tables import Table, single_transforms, table_of
 
@@ -80,25 +78,6 @@ def recipe_of(
     return recipe
 
 
-def as_recipe(recipe: Any) -> Recipe:
-    """Return a recipe: itself, the one of a name or a file, or that of transforms.
-
-    Raises:
-        RecipeError: as `load_recipe` and `recipe_of`.
-        UsageError: likewise.
-    """
-    if isinstance(recipe, Recipe):
-        return recipe
-    if isinstance(recipe, str | Path):
-        return load_recipe(recipe)
-    if not callable(recipe) and not isinstance(recipe, list | tuple | Mapping):
-        raise UsageError(
-            f"recipe is {quoted(recipe)}; give the name of a shipped one, the path of a .toml file,"
-            " or transforms of torchvision's"
-        )
-    return recipe_of(recipe)
-
-
 class _Pipeline:
     """What was read of transforms so far, in order."""
 
@@ -140,7 +119,7 @@ class _Pipeline:
             return
         say(
             f"note: {self.title}: a view is uint8 pixels, so that what makes floats of them is left"
-            f" out; a model that wants them takes mean={mean}, std={std}"
+            f" out; a model without a mean of its own takes mean={mean}, std={std}"
         )
 
     def _placed(self, table: Table) -> Table:

@@ -123,6 +123,13 @@ class Recipe:
         form = ViewForm(recipe=title, mode=self.mode, size=self.size, views=views)
         self._transforms = [build_transform(entry, form) for entry in self.transforms]
 
+    def __repr__(self) -> str:
+        """Return its size and its transforms, for a notebook or a prompt."""
+        names = [entry["name"] for entry in self.transforms]
+        if self.mixing is not None:
+            names.append("mixing")
+        return f"<Recipe {brief(self.name)}: {self.mode} {size_entry(self.size)}, {names}>"
+
     def to_dict(self) -> dict[str, Any]:
         """Return what a manifest keeps: enough to render the same views anywhere."""
         table = {

@@ -25,7 +25,7 @@ from kdcache import (
     recipe_of,
 )
 from kdcache.errors import RecipeError, SourceError, UsageError
-from kdcache.views import Recipe
+from kdcache.views import Recipe, check_recipe
 
 SIZE = 24
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -324,3 +324,59 @@ def test_transforms_are_the_recipe_of_a_dump_and_of_an_evaluation(tmp_path: Path
     )
     scores = evaluate(teacher, data, recipe=v2.CenterCrop(6), **options)
     assert 0 <= scores["top1"] <= 100
+
+
+OWN_MODULE = """
+from torchvision.transforms import v2
+from kdcache import load_recipe
+
+def train(side=8):
+    return v2.Compose([v2.RandomCrop(side), v2.ToImage()])
+
+def loaded():
+    return load_recipe("digits")
+
+def broken():
+    raise ValueError("no views today")
+
+def nothing():
+    pass
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"own_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(OWN_MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def test_a_function_may_give_transforms_or_a_recipe(own_module: str) -> None:
+    recipe = load_recipe(f"{own_module}:train,side=6")
+    crop = {"name": "RandomCrop", "size": 6}
+    assert recipe.name == "train" and recipe.size == 6 and recipe.transforms[0] == crop
+    assert load_recipe(f"{own_module}:loaded").fingerprint == load_recipe("digits").fingerprint
+    check_recipe(f"{own_module}:train")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("trian", "did you mean"),
+        ("train,sides=6", "did you mean 'side'"),
+        ("broken", "ValueError: no views today"),
+        ("nothing", "None is no transform"),
+    ],
+)
+def test_what_is_wrong_with_a_function_is_told(
+    own_module: str, function: str, message: str
+) -> None:
+    with pytest.raises(KdcacheError, match=message):
+        load_recipe(f"{own_module}:{function}")
+
+
+def test_a_module_that_is_not_there_is_told_before_torch() -> None:
+    for text in ("nowhere.views:train", "digit:"):
+        with pytest.raises(UsageError):
+            check_recipe(text)
