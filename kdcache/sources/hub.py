@@ -4,7 +4,7 @@ hf:cifar10,split=train,image=img,label=label      hf:/data/saved,label=fine_labe
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +170,56 @@ def open_hub(spec: Spec) -> Source:
         raise UsageError(f"source hf takes no {key}: {_REFUSED[key]}")
     table, splits = _load(spec, options)
     _check_columns(spec, table, image, label)
+    source = _source_of(table, spec, image, label, classes)
+    source.splits = splits
+    return source
+
+
+def open_table_in_memory(table: Any, spec: Spec) -> Source:
+    """Return a data set of Hugging Face's that a program has opened.
+
+    Args:
+        table: with one column of images, and one of class indices, or one of these called `label`.
+        spec: that names it.
+
+    Raises:
+        SourceError: other columns, or a transform, which would be passed over.
+    """
+    if table.format["type"] == "custom":
+        raise SourceError(
+            f"source {spec} has a transform; give data.with_format(None), and the transform as the"
+            " recipe"
+        )
+    images = _columns_of(table, lambda feature: type(feature).__name__ == "Image")
+    labels = _columns_of(table, lambda feature: type(feature).__name__ == "ClassLabel")
+    if not labels:
+        labels = _columns_of(table, _is_index)
+    if "label" in labels:
+        labels = ["label"]
+    if len(images) != 1 or len(labels) != 1:
+        raise SourceError(
+            f"source {spec} has columns {', '.join(table.features)}; take those of one image and"
+            " one class index: data.select_columns([IMAGE, LABEL])"
+        )
+    return _source_of(table, spec, images[0], labels[0], None)
+
+
+def _columns_of(table: Any, is_meant: Callable[[Any], bool]) -> list[str]:
+    """Return the names of a table's columns whose feature is meant."""
+    return [name for name, feature in table.features.items() if is_meant(feature)]
+
+
+def _is_index(feature: Any) -> bool:
+    return str(getattr(feature, "dtype", "")).startswith(("int", "uint"))
+
+
+def _source_of(table: Any, spec: Spec, image: str, label: str, classes: int | None) -> HubSource:
+    """Return a table with a column of images and one of class indices as a source."""
     image_feature = type(table.features[image])
-    undecoded = table.cast_column(image, image_feature(decode=False))
+    undecoded = table.with_format(None).cast_column(image, image_feature(decode=False))
     images = HubImages(undecoded, image, label, classes)
     source = HubSource(images, spec, lists_targets=True)
-    source.splits = splits
+    source.may_draw = False
     _check_targets(source, images.targets, label)
     return source
 
@@ -247,7 +292,7 @@ def _check_columns(spec: Spec, table: Any, image: str, label: str) -> None:
         raise SourceError(
             f"source {spec}: column {image} holds {features[image]}, not images; give image=COLUMN"
         )
-    if not str(getattr(features[label], "dtype", "")).startswith(("int", "uint")):
+    if not _is_index(features[label]):
         raise SourceError(
             f"source {spec}: column {label} holds {features[label]}, not class indices; give"
             " label=COLUMN"

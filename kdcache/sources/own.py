@@ -11,6 +11,7 @@ from kdcache.errors import SourceError, UsageError, quoted
 from kdcache.runtime.image_items import as_image, described
 from kdcache.runtime.user_code import user_code
 from kdcache.sources.bare_paths import FUNCTION, NO_SOURCES
+from kdcache.sources.containers import open_container
 from kdcache.sources.dataset import DatasetSource, MapStyle
 from kdcache.sources.listings import IS_EMPTY, lacking_attributes
 from kdcache.sources.own_masks import open_own_masks
@@ -173,6 +174,9 @@ def _as_source(opened: Any, spec: Spec) -> Source:
             whole: Source = opened
             return whole
         return OwnSource(opened, spec)
+    container = open_container(opened, spec, _as_source)
+    if container is not None:
+        return container
     if gives_maps(task_of(opened)):
         return open_own_masks(opened, spec)
     source = DatasetSource(opened, spec)

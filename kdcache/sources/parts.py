@@ -29,14 +29,16 @@ Places = np.ndarray[Any, np.dtype[np.int64]]
 class PartsSource:
     """Some samples of one source or of several, those of each side by side."""
 
-    def __init__(self, parts: Sequence[tuple[Source, Places]], *, spec: str, identity: str) -> None:
+    def __init__(
+        self, parts: Sequence[tuple[Source, Places]], *, spec: str, identity: str | None = None
+    ) -> None:
         """Take the sources.
 
         Args:
             parts: sources of one task and of the same classes, each with the places of the samples
                 that are taken of it.
             spec: names the whole.
-            identity: says which samples they are, for the fingerprint.
+            identity: says which samples they are, for the fingerprint; by default their places do.
 
         Raises:
             SourceError: there is no sample, or the sources have other tasks or classes.
@@ -56,8 +58,16 @@ class PartsSource:
             raise SourceError(f"source {spec} {IS_EMPTY}")
         if len(parts) == 1:
             self.annotation_ids = self._ids(annotation_ids_of(first))
+        self.fingerprint = self._fingerprint(identity)
+
+    def _fingerprint(self, identity: str | None) -> str:
         prints = " ".join(source.fingerprint for source in self._sources)
-        self.fingerprint = hashlib.sha256(f"{prints} {identity}".encode()).hexdigest()
+        if identity is not None:
+            return hashlib.sha256(f"{prints} {identity}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{prints} ".encode())
+        for numbers in (self._part_of, self._place_of):
+            digest.update(numbers.tobytes())
+        return digest.hexdigest()
 
     def _ids(self, ids: AnnotationIds | None) -> AnnotationIds | None:
         if ids is None:
