@@ -150,7 +150,7 @@ def _require_detector_options(spec: Spec, name: str) -> None:
         "maskrcnn": detection.FasterRCNN,
     }.items():
         if name.startswith(start):
-            names |= _plain_parameters(cls)
+            names |= plain_parameters(cls)
     for option in sorted(_OF_RESIZING.intersection(spec.options)):
         raise UsageError(
             f"model {spec}: {option} is of the detector's own resizing, which is left out; say the"
@@ -159,7 +159,7 @@ def _require_detector_options(spec: Spec, name: str) -> None:
     _require_known(spec, names - _OF_RESIZING)
 
 
-def _plain_parameters(cls: type) -> set[str]:
+def plain_parameters(cls: type) -> set[str]:
     """Return the parameters of a class whose values are numbers or switches: the others are parts
     of a model, which no spec can say."""
     parameters = inspect.signature(cls).parameters.values()
