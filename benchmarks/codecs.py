@@ -32,7 +32,7 @@ from kdcache.codec_error.pairs import Pairs
 from kdcache.codecs import BasisCodec, Codec, open_codec
 
 CODECS = ["full:dtype=float16", "full:dtype=uint8", "full:dtype=uint4", "topk:k=10", "topk:k=100"]
-STEPS = (0.45, 0.7, 1.0, 2.0, 4.0)
+STEPS = (0.45, 0.7, 1, 2, 4)
 TEACHER = 5000
 ENCODED = 1024
 DECODED = 256

@@ -38,13 +38,14 @@ from kdcache.codecs import Codec, open_codec, set_tail
 from kdcache.loader.order import epoch_views, num_steps
 from kdcache.losses import Loss, open_loss
 from kdcache.models.model import open_model
+from kdcache.runtime.generators import seed_generators
 from kdcache.shapes import Labels
 from kdcache.soft_targets import SoftTargets
 from kdcache.sources import Source, open_source
 from kdcache.tasks.classification import task_loss
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
 from kdcache.train.run import TrainConfig, train_student
-from kdcache.views import Recipe, ViewDataset, load_recipe, seed_generators
+from kdcache.views import Recipe, ViewDataset, load_recipe
 
 FULL = "full:dtype=float32"
 CODECS = [

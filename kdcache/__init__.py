@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from kdcache.train.evaluation import evaluate
     from kdcache.train.run import train_student, train_students
     from kdcache.verify.cache import verify_cache
-    from kdcache.views import Recipe, ViewDataset, load_recipe
+    from kdcache.views import Recipe, ViewDataset, load_recipe, recipe_of
 
 _HOMES = {
     "Cache": "cache",
@@ -69,6 +69,7 @@ _HOMES = {
     "open_source": "sources",
     "pull_cache": "tools.hub",
     "push_cache": "tools.hub",
+    "recipe_of": "views",
     "recode_cache": "tools.recode",
     "train_student": "train.run",
     "train_students": "train.run",
@@ -109,6 +110,7 @@ __all__ = [
     "open_source",
     "pull_cache",
     "push_cache",
+    "recipe_of",
     "recode_cache",
     "train_student",
     "train_students",

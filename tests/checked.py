@@ -108,17 +108,33 @@ def _check_at_first(function: FunctionType, check: Callable[[], Any]) -> None:
             function.__code__ = own_code
         return check()(*args, **kwargs)
 
-    # a function's code can be another's with as many variables of outer functions
-    code = _passed_on.__code__.replace(
-        co_freevars=own_code.co_freevars, co_name=own_code.co_name, co_filename=_NO_FILE
+    code = _passing_code(own_code.co_freevars).replace(
+        co_name=own_code.co_name, co_filename=_NO_FILE
     )
     function.__kwdefaults__ = {**(function.__kwdefaults__ or {}), "_call": _without_file(call)}
     function.__code__ = code
     _CODES[function] = own_code, code
 
 
-def _passed_on(*args: Any, _call: Callable[..., Any], **kwargs: Any) -> Any:
-    return _call(*args, **kwargs)
+@cache
+def _passing_code(outer_names: tuple[str, ...]) -> CodeType:
+    """Return the code of a function that calls its `_call`, with variables of outer functions of
+    these names.
+
+    A function's code can be another's with as many of them. The compiler must know them: where code
+    was given their names alone, a traceback that asks for its variables ends the process.
+    """
+    lines = ["def outer():"]
+    lines += [f"    {name} = None" for name in outer_names]
+    lines.append("    def passed_on(*args, _call, **kwargs):")
+    lines.append("        return _call(*args, **kwargs)")
+    lines += [f"        {name}" for name in outer_names]
+    lines.append("    return passed_on")
+    scope: dict[str, Any] = {}
+    exec("\n".join(lines), scope)
+    code: CodeType = scope["outer"]().__code__
+    assert code.co_freevars == outer_names
+    return code
 
 
 def _without_file(function: Any) -> Any:

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kdcache.views import Recipe, seed_generators
+from kdcache.runtime.generators import seed_generators
+from kdcache.views import Recipe
 
 
 def draw(image: Image.Image, recipe: Recipe, index: int, seed: int) -> Tensor:

@@ -24,7 +24,7 @@ LAYOUTS: dict[str, Layout] = {
 }
 ROW_SPECS = ("full:dtype=float32", "full:dtype=uint8", "topk:k=3", "lowrank:step=0.25")
 """Of codecs that code each position by itself."""
-SPECS = (*ROW_SPECS, "cosine:steps=8.0")
+SPECS = (*ROW_SPECS, "cosine:steps=8")
 
 
 class BoxedLabel(ClassLabel):

@@ -84,3 +84,22 @@ def test_functions_and_methods_of_the_package_are_checked() -> None:
         open_source("digits").sample("first")
     with pytest.raises(TypeError, match="violates type hint"):
         dump("cache", batch_size="many")
+
+
+class Outer:
+    def fail(self) -> None:
+        raise ValueError("reached")
+
+
+@checks
+class Inner(Outer):
+    @checks
+    def fail(self) -> None:
+        super().fail()  # whose class is a variable of an outer function
+
+
+def test_a_traceback_through_a_checked_function_shows_its_variables() -> None:
+    with pytest.raises(ValueError, match="reached") as caught:
+        Inner().fail()
+    assert any("self" in entry.frame.f_locals for entry in caught.traceback)
+    assert any("_call" in entry.frame.f_locals for entry in caught.traceback)

@@ -47,7 +47,9 @@ SECTIONS = {
 )
 @click.option("--data", help="Source of its views.", metavar="SPEC")
 @click.option(
-    "--recipe", help="Recipe of its views: a shipped name or a TOML file.", metavar="NAME|FILE"
+    "--recipe",
+    help="Recipe of its views: a shipped name, a TOML file or module:function.",
+    metavar="NAME|FILE",
 )
 @click.option(
     "--student",

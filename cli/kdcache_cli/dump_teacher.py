@@ -44,7 +44,9 @@ SECTIONS = {
     "--teacher-classes", type=int, help="Classes of the teacher  [those of the data].", metavar="N"
 )
 @click.option(
-    "--recipe", help="Recipe of the views: a shipped name or a TOML file.", metavar="NAME|FILE"
+    "--recipe",
+    help="Recipe of the views: a shipped name, a TOML file or module:function.",
+    metavar="NAME|FILE",
 )
 @click.option("--seeds", help="Augmentation seeds, B left out  [0:1].", metavar="A:B")
 @click.option(

@@ -27,6 +27,7 @@ from kdcache.cache.unit_objects import Fetch, UnitObjects
 from kdcache.codecs import Codec, codec_from_dict, codec_spec
 from kdcache.errors import CacheError, MismatchError, MissingUnitError, quoted
 from kdcache.runtime.contrast import joined
+from kdcache.runtime.wording import counted
 from kdcache.shapes import Records, Rows
 from kdcache.views.permutation import row_order
 
@@ -52,6 +53,14 @@ class Cache:
     def __str__(self) -> str:
         """Return where it is, for messages: a folder or an address."""
         return str(self.storage)
+
+    def __repr__(self) -> str:
+        """Return where it is, and what it holds, for a notebook or a prompt."""
+        manifest = self.manifest
+        return (
+            f"<Cache {self}: {manifest.task}, {counted(manifest.rows, 'sample')},"
+            f" {counted(manifest.classes, 'class')}, codec {manifest.codec.name}>"
+        )
 
     @cached_property
     def codec(self) -> Codec:

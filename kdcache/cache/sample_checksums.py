@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from google_crc32c import value as crc32c
 
-import kdcache.views
 from kdcache.cache import Cache
 from kdcache.cache.arrays import damaged
 from kdcache.cache.documents.manifest import SOURCE
@@ -19,6 +18,7 @@ from kdcache.cache.source_check import WAY_OUT
 from kdcache.cache.source_list import read_list
 from kdcache.errors import MismatchError, UnreadableSampleError, UsageError
 from kdcache.runtime.console import progress
+from kdcache.runtime.generators import preserved_generators
 from kdcache.runtime.images import pixel_bytes
 from kdcache.sources import Sample, Source
 from kdcache.sources.files import Numbers
@@ -117,7 +117,7 @@ def checksums_of(source: Source, *, skip_unreadable: bool) -> Numbers:
         UnreadableSampleError: a sample that cannot be read, and is not to be skipped.
         UsageError: a data set that gives another image each time.
     """
-    with kdcache.views.preserved_generators():
+    with preserved_generators():
         _require_still(source)
     rows = list(_all_checksums(source, skip_unreadable=skip_unreadable))
     width = max(len(row) for row in rows)
@@ -194,7 +194,7 @@ def _all_checksums(source: Source, *, skip_unreadable: bool) -> Iterator[_Checks
     else:
         # these run code of the user, which may not bear several threads
         rows = map(checksums_at, indices)
-    with kdcache.views.preserved_generators(), progress("checksums", len(source), "samples") as bar:
+    with preserved_generators(), progress("checksums", len(source), "samples") as bar:
         for row in rows:
             yield row
             bar.advance(1)

@@ -29,7 +29,7 @@ from kdcache.errors import (
 )
 from kdcache.runtime.images import decode_stored, too_many_bytes
 from kdcache.shapes import Rows, Size
-from kdcache.sources import Sample, Source, open_source
+from kdcache.sources import Sample, Source, source_from
 from kdcache.sources.protocol import named, sample_name
 from kdcache.targets import target_kind
 
@@ -39,9 +39,9 @@ _MOST_TO_ADD = 200
 """Characters of a spec that is printed whole, as the option to add."""
 
 
-def source_of(cache: Cache, data: str | None = None) -> Source:
-    """Return what a cache was made from: the source that the user names, by default the images that
-    the cache holds.
+def source_of(cache: Cache, data: Any = None) -> Source:
+    """Return what a cache was made from: the source that the user names, or a data set of the
+    user's program; by default the images that the cache holds.
 
     What the manifest names is never opened: it could be any file of this machine, or code.
 
@@ -53,12 +53,12 @@ def source_of(cache: Cache, data: str | None = None) -> Source:
     require_data(cache, data)
     if data is None:
         return CachedSource(cache)
-    source = open_source(data)
+    source = source_from(data)
     require_source(cache, source)
     return checked_source([cache], source)
 
 
-def require_data(cache: Cache, data: str | None) -> None:
+def require_data(cache: Cache, data: Any) -> None:
     """Raise a UsageError if no data are named, and the cache holds no images."""
     if data is None and not cache.manifest.has_images:
         raise UsageError(_way_to_images(cache))
@@ -66,7 +66,7 @@ def require_data(cache: Cache, data: str | None) -> None:
 
 def views_of(
     cache: Cache | str | Path,
-    data: Source | str | None = None,
+    data: Any = None,
     *,
     size: Size | None = None,
 ) -> "kdcache.views.ViewDataset":
@@ -74,7 +74,7 @@ def views_of(
 
     Args:
         cache: the cache, or its path.
-        data: the source, or its spec; by default as in `source_of`.
+        data: the data set, or its spec; by default as in `source_of`.
         size: height and width of the views, or one number; by default the recipe's own.
 
     Raises:
@@ -85,11 +85,7 @@ def views_of(
     """
     cache = as_cache(cache)
     recipe = cache.recipe
-    if data is None or isinstance(data, str):
-        source = source_of(cache, data)
-    else:
-        require_source(cache, data)
-        source = checked_source([cache], data)
+    source = source_of(cache, data)
     return kdcache.views.ViewDataset(source, recipe, cache.order, sizes=[size or recipe.size])
 
 

@@ -7,7 +7,7 @@ from kdcache.codec_error.measured_logits import measured_seeds, opened_npz, requ
 from kdcache.codecs import check_codec, open_codec
 from kdcache.models.specs import check_model
 from kdcache.sources import check_source
-from kdcache.views import recipe_table
+from kdcache.views import check_recipe
 
 
 def check_specs(config: CodecErrorConfig) -> None:
@@ -21,7 +21,7 @@ def check_specs(config: CodecErrorConfig) -> None:
     if config.logits is not None:
         _check_logits(config.logits, config)
     if config.recipe is not None:
-        recipe_table(config.recipe)
+        check_recipe(config.recipe)
     if config.data is not None:
         check_source(config.data)
     for model in filter(None, (config.teacher, config.student)):

@@ -126,7 +126,15 @@ def codec_spec(codec: Codec) -> str:
     fields = dataclasses.fields(codec)  # type: ignore[arg-type]
     defaults = {field.name: field.default for field in fields}
     options = _options(codec)
-    return str(Spec(codec.name, None, _without(options, defaults) or options))
+    chosen = _without(options, defaults) or options
+    return str(Spec(codec.name, None, {name: _written(chosen[name]) for name in chosen}))
+
+
+def _written(value: Any) -> Any:
+    """Return an option as pages and people write it: a whole number without a point."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
 
 
 def _without(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

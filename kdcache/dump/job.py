@@ -48,6 +48,7 @@ from kdcache.models.wrapping import tried_model
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import own_place
 from kdcache.sources import Source, open_source
+from kdcache.sources.drawn_samples import require_drawn_alike
 from kdcache.targets import task_of
 from kdcache.tasks.seen_labels import SeenLabels
 from kdcache.views import ManySeedLoader, Recipe, RowsUnderSeeds, ViewDataset, load_recipe
@@ -253,6 +254,7 @@ def _opened(config: DumpConfig, objects: GivenObjects) -> _Opened:
     if source is None:
         source = open_source(config.data)
     require_following(recipe, source)
+    require_drawn_alike(source)
     labels = SeenLabels(source)
     classes = config.teacher_classes or source.classes
     if config.codec is not None:

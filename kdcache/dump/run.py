@@ -31,7 +31,7 @@ from kdcache.runtime.launch import require_count
 from kdcache.runtime.stopping import heeding, look
 from kdcache.shapes import Size
 from kdcache.sources import as_source
-from kdcache.views import Recipe
+from kdcache.views import as_recipe
 
 __all__ = ["DumpConfig", "dump_teacher", "run_dump"]
 
@@ -45,7 +45,7 @@ def dump_teacher(
     *,
     data: Any,
     teacher: str | nn.Module,
-    recipe: str | Path | Recipe,
+    recipe: Any,
     seeds: str | Sequence[int] = "0:1",
     codec: str | None = None,
     size: Size | None = None,
@@ -74,7 +74,8 @@ def dump_teacher(
         data: the data set, or its spec.
         teacher: a module that takes normalised images and returns logits, or a spec with weights.
             All its parts come back in the modes that they were in.
-        recipe: of the views: a shipped one, a TOML file, or a recipe that is loaded.
+        recipe: of the views: a shipped one, a TOML file, a recipe that is loaded, or transforms of
+            torchvision's or timm's, see `kdcache.recipe_of`.
         seeds: augmentation seeds, such as `"0:90"` or `range(90)`.
         codec: spec of the codec; by default that of the cache, of a new one what suits the classes.
         size: of a module, height and width of the views that it takes, or one number; by default
@@ -123,12 +124,12 @@ def dump_teacher(
     else:
         source = as_source(data)
         data_spec = source.spec
-    if isinstance(recipe, Recipe):
-        own_recipe = recipe
-        recipe_name = recipe.name
-    else:
+    if isinstance(recipe, str | Path):
         own_recipe = None
         recipe_name = str(recipe)
+    else:
+        own_recipe = as_recipe(recipe)
+        recipe_name = own_recipe.name
     options: dict[str, Any] = {}
     if num_workers is not None:
         options["workers"] = num_workers

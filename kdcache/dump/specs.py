@@ -9,7 +9,7 @@ from kdcache.dump.config import DumpConfig
 from kdcache.dump.present_cache import check_present
 from kdcache.models.specs import check_model
 from kdcache.sources import check_source
-from kdcache.views import recipe_table
+from kdcache.views import check_recipe
 
 
 def check_specs(config: DumpConfig) -> None:
@@ -20,7 +20,7 @@ def check_specs(config: DumpConfig) -> None:
         MismatchError: the cache was made with other settings.
     """
     parse_seeds(config.seeds)
-    recipe_table(config.recipe)
+    check_recipe(config.recipe)
     if config.codec is not None:
         check_codec(config.codec)
     check_source(config.data)

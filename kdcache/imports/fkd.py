@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from kdcache.errors import CacheError
+from kdcache.imports.ml_dr_config import CONFIG_FILE
 from kdcache.imports.plain_pickle import array_of
 from kdcache.imports.protocol import CropLabels, ViewSettings, checked_labels, stored_crop
 from kdcache.sources import Source
@@ -30,7 +32,15 @@ class Fkd:
 
     @staticmethod
     def check_folder(folder: Path) -> None:
-        """Return: its files alone say what they are."""
+        """Check that a folder is not of ml-dr's; else its files alone say what they are.
+
+        Raises:
+            CacheError: it is.
+        """
+        if (folder / CONFIG_FILE).is_file():
+            raise CacheError(
+                f"folder {folder} holds {CONFIG_FILE}, which ml-dr writes: give format ml-dr"
+            )
 
     def file(self, index: int) -> str:
         """Return where the file of a sample is: under the image's name up to its first dot."""

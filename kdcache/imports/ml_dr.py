@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 
 from kdcache.errors import CacheError, quoted
-from kdcache.imports.ml_dr_config import read_augmentation
+from kdcache.imports.ml_dr_config import CONFIG_FILE, read_augmentation
 from kdcache.imports.ml_dr_views import Augmentation
 from kdcache.imports.protocol import CropLabels, ViewSettings, checked_labels, stored_crop
 from kdcache.imports.torch_files import read_torch_file
 from kdcache.sources import Source
-
-_CONFIG = "config.pth.tar"
 
 
 class MlDr:
@@ -32,7 +30,7 @@ class MlDr:
         """
         self._folder = folder
         self._source = source
-        self._augmentation = _augmentation(folder / _CONFIG)
+        self._augmentation = _augmentation(folder / CONFIG_FILE)
         if Path(self.file(len(source))).exists():
             raise CacheError(
                 f"data {source.spec} has {len(source)} samples, and there is a file"
@@ -47,7 +45,7 @@ class MlDr:
         Raises:
             CacheError: that cannot be read, or views cannot be rendered from it.
         """
-        _augmentation(folder / _CONFIG)
+        _augmentation(folder / CONFIG_FILE)
 
     def file(self, index: int) -> str:
         """Return where the file of a sample is."""

@@ -15,6 +15,7 @@ from kdcache.imports.ml_dr_views import (
     Augmentation,
 )
 
+CONFIG_FILE = "config.pth.tar"
 _SETTINGS: Mapping[str, frozenset[str]] = {
     "uint8": frozenset(),
     CROP: frozenset({"size", "scale", "ratio"}),

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from kdcache.runtime.wording import counted, named
 from kdcache.shapes import Labels
 from kdcache.soft_targets import SoftTargets
 from kdcache.targets.boxes import torchvision_targets
@@ -27,6 +28,16 @@ class DistillationBatch:
     seeds: Tensor
     """The augmentation seed of each view, int64 `[views]`, on the CPU."""
     num_classes: int
+
+    def __repr__(self) -> str:
+        """Return what a batch is in a line, for a notebook or a prompt; tensors in full are not."""
+        kind = str(self.images.dtype).removeprefix("torch.")
+        seeds = torch.unique(self.seeds).tolist()
+        return (
+            f"<DistillationBatch: images {kind} {[*self.images.shape]} on {self.images.device},"
+            f" {type(self.teacher).__name__} of {counted(self.num_classes, 'class')},"
+            f" {named(seeds, 'seed')}>"
+        )
 
     @property
     def targets(self) -> Tensor | list[dict[str, Tensor]]:

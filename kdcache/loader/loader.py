@@ -23,6 +23,7 @@ from kdcache.losses import Need
 from kdcache.models.preprocessing import Preprocessing, checked_size, normalisation
 from kdcache.models.vision_model import VisionModel, preprocessing_of
 from kdcache.runtime.device import Compute, ComputeConfig
+from kdcache.runtime.wording import named
 from kdcache.shapes import Rows, Size
 from kdcache.sources import as_source
 from kdcache.views import Batch
@@ -157,6 +158,15 @@ class DistillationLoader(StepLoader):
         self._is_normalised = bool(view.std)
         self._mean = self._levels(view.mean)
         self._std = self._levels(view.std)
+
+    def __repr__(self) -> str:
+        """Return what it reads, and where it is, for a notebook or a prompt."""
+        teachers = ", ".join(self.config.caches) or self.config.teacher
+        return (
+            f"<DistillationLoader of {teachers}: {len(self):,} batches of"
+            f" {self.config.batch_size:,} views an epoch, {named(self.replay.seeds, 'seed')},"
+            f" at step {self.step} of epoch {self.epoch}>"
+        )
 
     def placed(self, batch: Batch) -> DistillationBatch:
         """Return a batch on the device, with its soft targets; normalised if it is known how."""

@@ -20,7 +20,7 @@ def check_tail(cache: Cache, tail: Tail) -> None:
 
 def check_records(cache: Cache, loss: Loss, spec: str) -> None:
     """Check that the records of `cache` hold what the loss of this spec needs; say so if they turn
-    its gradient far.
+    its gradient far, or if labels that were imported are taken at another temperature.
 
     Raises:
         UsageError: they do not.
@@ -31,8 +31,24 @@ def check_records(cache: Cache, loss: Loss, spec: str) -> None:
             f"loss {spec} needs the label's logit, which {name} keeps only among the largest; "
             "use a cache with codec full or lowrank, or loss dist or kl"
         )
-    if loss.batch_tau is not None:
+    tau = _highest_tau(loss)
+    if cache.manifest.made_by.imported_from is not None and tau > 1:
+        say(
+            f"note: labels of cache {cache} were imported, and say nothing of most classes; loss"
+            f" {spec} has them at tau {tau:g}, where the even share of these outweighs the labels:"
+            " stay at tau=1"
+        )
+    elif loss.batch_tau is not None:
         _note_error(cache, loss.batch_tau, name)
+
+
+def _highest_tau(loss: Loss) -> float:
+    """Return the highest temperature at which a loss, or a part of it, has the teacher; 1 where
+    none has a temperature."""
+    taus = [1.0]
+    for part in loss.parts:
+        taus += [getattr(part, "tau", 1.0), *getattr(part, "taus", ())]
+    return max(taus)
 
 
 def _note_error(cache: Cache, tau: float, name: str) -> None:

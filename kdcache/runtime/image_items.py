@@ -75,7 +75,7 @@ def _check_range(item: Array, name: str) -> None:
     is_in_range = low >= -_HALF_A_LEVEL and high <= 1 + _HALF_A_LEVEL  # a NaN is in none
     if is_in_range:
         return
-    hint = "leave normalisation to the model"
+    hint = "leave normalisation to the model; a dump's recipe may be transforms of torchvision's"
     if low >= 0 and high <= 255:
         hint = "divide by 255"
     raise _refused(item, name, hint)

@@ -27,7 +27,7 @@ from kdcache.sources.protocol import (
     class_names_of,
     splits_of,
 )
-from kdcache.sources.registry import check_source, class_names_of_spec, open_source
+from kdcache.sources.registry import check_source, class_names_of_spec, open_source, source_from
 from kdcache.sources.tars import TarSource
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "open_plain_images",
     "open_source",
     "path_of_images",
+    "source_from",
     "splits_of",
     "stored_image",
     "stored_target",

@@ -10,6 +10,7 @@ from PIL import Image
 
 from kdcache.config.spec import Spec
 from kdcache.errors import SourceError
+from kdcache.runtime.generators import seeded_generators
 from kdcache.runtime.image_items import as_image, described
 from kdcache.runtime.images import file_bytes
 from kdcache.runtime.text_files import path_bytes
@@ -282,9 +283,11 @@ class DatasetSource(MapStyle):
                 yield np.ascontiguousarray(array).data.cast("B")
 
     def _probed(self) -> Iterator[tuple[int, Sample]]:
-        """Yield some samples, evenly spread."""
+        """Yield some samples, evenly spread; those that are drawn are drawn alike each time."""
         for index in spread_places(len(self), _PROBED):
-            yield index, self.sample(index)
+            with seeded_generators(index):
+                sample = self.sample(index)
+            yield index, sample
 
     def _identity(self, index: int, sample: Sample) -> bytes:
         """Return what a sample is, but for its pixels."""

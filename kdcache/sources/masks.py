@@ -12,6 +12,7 @@ from PIL import Image
 from kdcache.config.spec import Spec
 from kdcache.deferred import Tensor
 from kdcache.errors import SourceError
+from kdcache.runtime.generators import seeded_generators
 from kdcache.runtime.image_items import described
 from kdcache.runtime.images import UndecodableError, is_of_decoding
 from kdcache.runtime.text_files import path_bytes
@@ -207,7 +208,8 @@ class MaskSource(MapStyle):
 
     def _probed(self) -> Iterator[bytes]:
         for index in spread_places(len(self), _PROBED):
-            image, mask = self.sample(index)
+            with seeded_generators(index):  # those that are drawn are drawn alike each time
+                image, mask = self.sample(index)
             assert isinstance(mask, Image.Image)
             head = f"{index} {image.mode} {image.size}"
             yield head.encode() + image.tobytes() + mask.tobytes()

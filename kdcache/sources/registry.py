@@ -1,6 +1,7 @@
 """The sources by name, opened from a spec."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from kdcache.config.spec import Spec, parse_spec
 from kdcache.runtime.console import say
@@ -11,7 +12,7 @@ from kdcache.sources.digits import checked_digits, class_names_of_digits, open_d
 from kdcache.sources.fold import FoldSource, take_fold
 from kdcache.sources.hub import open_hub
 from kdcache.sources.imagefolder import checked_imagefolder, class_folders, open_imagefolder
-from kdcache.sources.own import check_own, open_own
+from kdcache.sources.own import as_source, check_own, open_own
 from kdcache.sources.protocol import Source
 from kdcache.sources.segfolder import checked_segfolder, open_segfolder
 from kdcache.sources.table import checked_table, class_names_of_table, open_table
@@ -89,6 +90,18 @@ def class_names_of_spec(text: str) -> tuple[str, ...] | None:
     if names is None:
         return None
     return tuple(names)
+
+
+def source_from(data: Any) -> Source:
+    """Return the source that a spec names, or that of a data set which a program has made.
+
+    Raises:
+        SourceError: as `open_source` and `as_source`.
+        UsageError: likewise.
+    """
+    if isinstance(data, str):
+        return open_source(data)
+    return as_source(data)
 
 
 def open_source(text: str) -> Source:

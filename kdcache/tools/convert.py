@@ -46,7 +46,7 @@ def convert_cache(
     new: str | Path,
     *,
     store: Store,
-    data: str | None = None,
+    data: Any = None,
     images: bool = True,
 ) -> dict[str, Any]:
     """Write to `new` the complete seeds of `cache` in the other store; run again, it goes on where
@@ -59,7 +59,7 @@ def convert_cache(
         cache: the cache.
         new: the new cache.
         store: `zarr` or `webdataset`, whichever `cache` is not.
-        data: spec of the source that it was made from, of which tars hold the images and the names;
+        data: what it was made from, or its spec; tars hold its images and the names, so that
             a webdataset store needs it.
         images: whether tars hold the images.
 
@@ -225,7 +225,7 @@ def _num_present(commit: Commit, rows: range) -> int:
     return stop - start - num_absent
 
 
-def _require_use(old: Cache, store: Store, data: str | None, images: bool) -> None:
+def _require_use(old: Cache, store: Store, data: Any, images: bool) -> None:
     if old.manifest.store == store:
         raise UsageError(f"cache {old} is a {store} store already; kdcache export copies it")
     if store == "zarr" and (data is not None or not images):

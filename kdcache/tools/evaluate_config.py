@@ -13,7 +13,7 @@ from kdcache.sources import check_source, class_names_of_spec
 from kdcache.targets import ClassLabel
 from kdcache.tools.saved_classes import known_classes, known_task
 from kdcache.tools.saved_model import SavedModel, find_model
-from kdcache.views import recipe_table
+from kdcache.views import check_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def check_specs(config: EvaluateConfig) -> None:
         _check_class_map(config.class_map, saved, config)
     check_model(saved.spec, asks_library=False, is_trained=True)
     if config.recipe is not None:
-        recipe_table(config.recipe)
+        check_recipe(config.recipe)
 
 
 def _check_class_map(path: str, saved: SavedModel, config: EvaluateConfig) -> None:

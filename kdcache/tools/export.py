@@ -40,7 +40,7 @@ def export_cache(
     seeds: str | None = None,
     units: str | None = None,
     samples: str | None = None,
-    data: str | None = None,
+    data: Any = None,
 ) -> dict[str, Any]:
     """Copy some seeds, units or samples of a cache to `new`; run again, it goes on where it
     stopped.
@@ -54,7 +54,8 @@ def export_cache(
             random samples of the source.
         samples: numbers `A:B` in the source's order, or a text file with a key on each line; by
             default all.
-        data: spec of the source, whose keys these are; by default the tars of the cache tell.
+        data: the data set whose keys these are, or its spec; by default the tars of the cache
+            tell.
 
     Returns:
         What `merge_caches` does, with `source` in the place of `from`, and how many `samples` of
@@ -102,12 +103,12 @@ def require_unmixed(cache: Cache, way_out: str) -> None:
         )
 
 
-def _sample_numbers(source: Cache, samples: str | None, data: str | None) -> Rows | None:
+def _sample_numbers(source: Cache, samples: str | None, data: Any) -> Rows | None:
     """Return the numbers of the samples that the new cache holds, rising; None if these are all."""
     if data is not None and (samples is None or are_numbers(samples)):
         raise UsageError(
-            f"data {data} tells the keys of samples, and none are given; leave it out, or give"
-            " --samples FILE"
+            f"data {quoted(data)} tells the keys of samples, and none are given; leave it out, or"
+            " give --samples FILE"
         )
     if samples is None:
         return source.samples
@@ -135,7 +136,7 @@ def _require_samples(source: Cache, samples: str, numbers: Rows) -> None:
         )
 
 
-def _names(source: Cache, data: str | None) -> Named:
+def _names(source: Cache, data: Any) -> Named:
     """Return what tells the names of a cache's samples."""
     if data is not None:
         return source_of(source, data)

@@ -12,7 +12,7 @@ from kdcache.sources import Source, class_names_of
 from kdcache.sources.class_files import read_class_names
 from kdcache.targets import KINDS
 from kdcache.tools.saved_model import SavedModel, find_model
-from kdcache.views import recipe_table
+from kdcache.views import check_recipe
 
 CLASSES_ADVICE = "give --classes {given}, or a file with as many names"
 """What to do with a model of other classes; `given` is how many it has."""
@@ -37,7 +37,7 @@ def checked_saved(text: str, *, task: str | None, recipe: str | None) -> SavedMo
     check_model(saved.spec, asks_library=False, is_trained=True)
     known_task(saved, task)
     if recipe is not None:
-        recipe_table(recipe)
+        check_recipe(recipe)
     return saved
 
 

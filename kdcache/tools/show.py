@@ -27,7 +27,7 @@ def show_view(
     *,
     index: int,
     seed: int,
-    data: str | None = None,
+    data: Any = None,
     options: CacheOptions = NO_OPTIONS,
 ) -> dict[str, Any]:
     """Draw sample `index` of the source under `seed` into `file`.
@@ -39,7 +39,7 @@ def show_view(
         file: the picture, in the format that its name ends in.
         index: of the sample in the source.
         seed: of the view.
-        data: spec of the source; by default the images that the cache holds.
+        data: the data set, or its spec; by default the images that the cache holds.
         options: a map of classes, and names, of a teacher of other classes than the data's.
 
     Returns:
@@ -84,7 +84,7 @@ def draw_view(
     *,
     index: int,
     seed: int,
-    data: str | None = None,
+    data: Any = None,
     options: CacheOptions = NO_OPTIONS,
     student: Student | None = None,
 ) -> DrawnView:

@@ -21,6 +21,7 @@ from kdcache.runtime.batch_size import chosen
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import on_main
+from kdcache.runtime.generators import seed_generators
 from kdcache.runtime.wording import counted
 from kdcache.shapes import Rows, Size, size_text
 from kdcache.sources import class_names_of
@@ -36,7 +37,7 @@ from kdcache.train.parts import (
     require_size,
 )
 from kdcache.train.preflight import check_training
-from kdcache.views import Batch, seed_generators
+from kdcache.views import Batch
 
 _MOST_LEFT_OUT = 0.2
 """Share of an epoch's views that may be left out without a word."""

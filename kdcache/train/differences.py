@@ -11,7 +11,7 @@ from kdcache.losses import open_loss
 from kdcache.models.registry import FAMILIES
 from kdcache.train.config import TrainConfig
 from kdcache.train.optim import depends_on_end
-from kdcache.views import recipe_table
+from kdcache.views import own_function, recipe_table
 
 _HOW = (
     "log_steps",
@@ -83,6 +83,9 @@ def _meant_recipe(text: str) -> dict[str, Any]:
     Input size and evaluation recipe are not among it, see `Recipe.fingerprint`, which is made of
     the text of the transforms: there 1 and 1.0 differ.
     """
+    function = own_function(text)
+    if function is not None:
+        return {"function": str(function)}
     table = {"mode": "RGB", **recipe_table(text)}
     table.pop("size", None)
     table.pop("eval", None)

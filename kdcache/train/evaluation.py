@@ -1,7 +1,6 @@
 """Evaluation: a model's scores on a source, divided among the processes of a run."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -42,12 +41,20 @@ from kdcache.runtime.distributed import (
 )
 from kdcache.runtime.waiting import waiting
 from kdcache.shapes import Size, Views, size_text
-from kdcache.sources import Source, as_source, class_names_of, open_source
+from kdcache.sources import Source, class_names_of, source_from
 from kdcache.sources.read_check import ReadCheck
 from kdcache.targets import task_of
 from kdcache.tasks import Score, open_task
 from kdcache.train.same_classes import require_same_classes
-from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader, load_recipe, shipped_recipes
+from kdcache.views import (
+    Batch,
+    Recipe,
+    ViewDataset,
+    ViewLoader,
+    as_recipe,
+    load_recipe,
+    shipped_recipes,
+)
 from kdcache.views.repeated import few_views
 
 
@@ -89,7 +96,7 @@ class Evaluation:
             MismatchError: other classes than the training source has, or targets of another kind.
             UsageError: a window that is none, or one of these two for another task.
         """
-        self.source = open_source(data) if isinstance(data, str) else data
+        self.source = source_from(data)
         self._compute = compute
         self.recipe = recipe
         if training is not None:
@@ -287,7 +294,7 @@ def evaluate(
     model: nn.Module,
     data: Any,
     *,
-    recipe: str | Path | Recipe = "eval",
+    recipe: Any = "eval",
     size: Size | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
@@ -307,7 +314,8 @@ def evaluate(
         model: any module that takes normalised images, or one of kdcache's own. All
             its parts come back in the modes that they were in.
         data: the data set, or its spec.
-        recipe: of the views: a shipped one such as `eval`, a TOML file, or a recipe that is loaded.
+        recipe: of the views: a shipped one such as `eval`, a TOML file, a recipe that is loaded, or
+            transforms of torchvision's or timm's, see `kdcache.recipe_of`.
         size: input size; by default the model's, as timm's say it, or the recipe's.
         mean: of pixels scaled to 0 to 1, one number or one a channel; by default the model's.
         std: as `mean`.
@@ -332,17 +340,13 @@ def evaluate(
         options["workers"] = num_workers
     options |= {"device": device or device_of(model), "precision": precision}
     compute = Compute(build(ComputeConfig, options, "evaluate:"))
-    if isinstance(data, str):
-        source = open_source(data)
-    else:
-        source = as_source(data)
-    if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe)
-    student = wrapped(model, recipe, size=size, mean=mean, std=std, task=task_of(source))
+    source = source_from(data)
+    views = as_recipe(recipe)
+    student = wrapped(model, views, size=size, mean=mean, std=std, task=task_of(source))
     evaluation = Evaluation(
         source,
         None,
-        recipe,
+        views,
         sizes=[student.preprocessing.size],
         batch_size=batch_size,
         window=window,

@@ -22,7 +22,7 @@ from kdcache.train.one_pass import require_one_pass
 from kdcache.train.optim import check_optimizer_name
 from kdcache.train.run_files import RESULT_FILE
 from kdcache.train.run_settings import batch_size_of_runs, check_folder, with_student_spec
-from kdcache.views import recipe_table
+from kdcache.views import check_recipe
 
 
 def check_specs(configs: Sequence[TrainConfig]) -> None:
@@ -51,7 +51,7 @@ def _check_names(configs: Sequence[TrainConfig]) -> None:
             parse_seeds(config.seeds)
         check_optimizer_name(config.optimizer)
     for recipe in _named((config.recipe, config.eval_recipe) for config in configs):
-        recipe_table(recipe)
+        check_recipe(recipe)
     for text in _named((config.on_metrics,) for config in configs):
         require_module(parse_spec(text), "on_metrics", (), error=KdcacheError)
     for data in _named((config.data, config.eval_data) for config in configs):

@@ -17,6 +17,7 @@ from kdcache.models.weight_facts import weight_facts
 from kdcache.models.weight_record import weight_record
 from kdcache.runtime.batch_size import views_at_once
 from kdcache.runtime.distributed import all_sum, rank, world_size
+from kdcache.runtime.generators import seed_generators
 from kdcache.shapes import Size
 from kdcache.train.agreement import require_same, require_same_weights
 from kdcache.train.checkpoint import what_is_kept
@@ -26,7 +27,6 @@ from kdcache.train.optim import make_optimizer, make_schedule
 from kdcache.train.parts import gradient_exchange, parallel_model, weight_average
 from kdcache.train.resume import fitting_state, require_same_identity
 from kdcache.train.tally import EpochTally
-from kdcache.views import seed_generators
 
 _PLACE = ("epoch", "epoch_step", "seeds", "left_out", "identity", "order", "sums", "clock")
 """What a checkpoint keeps of the loader and the tally."""

@@ -57,7 +57,7 @@ def verify_cache(
     *,
     views: int | None = None,
     contents: bool = False,
-    data: str | None = None,
+    data: Any = None,
     teacher: str | None = None,
     batch_size: BatchSize | None = None,
     compute: ComputeConfig | None = None,
@@ -75,7 +75,7 @@ def verify_cache(
         views: how many probed views, at most, to render again and compare, besides; by default
             none, or with a teacher 64.
         contents: whether all files of the source are read, and compared with their checksums.
-        data: spec of the source for these; by default the images that the cache holds.
+        data: the data set for these, or its spec; by default the images that the cache holds.
         teacher: spec of the teacher, to run it again on as many views and compare its logits with
             the records.
         batch_size: views of one of its forward passes, by default 256, on a CPU fewer large ones;

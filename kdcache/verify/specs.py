@@ -1,5 +1,7 @@
 """What a verification is told, checked before torch, data and teacher are there."""
 
+from typing import Any
+
 from kdcache.cache import Cache
 from kdcache.cache.sample_checksums import require_checksums
 from kdcache.cache.source import require_data
@@ -15,7 +17,7 @@ def check_specs(
     *,
     views: int | None,
     contents: bool,
-    data: str | None,
+    data: Any,
     teacher: str | None,
     batch_size: BatchSize | None,
     is_placed: bool,
@@ -32,7 +34,7 @@ def check_specs(
         require_checksums(cache)
     if is_used:
         require_data(cache, data)
-    if data is not None:
+    if isinstance(data, str):
         check_source(data)
     if teacher is not None:
         _require_direct(cache)
@@ -52,7 +54,7 @@ def _require_direct(cache: Cache) -> None:
 
 def _require_use(
     views: int | None,
-    data: str | None,
+    data: Any,
     teacher: str | None,
     batch_size: BatchSize | None,
     *,

@@ -6,14 +6,21 @@ from typing import TYPE_CHECKING
 from kdcache.deferred import door
 
 if TYPE_CHECKING:
+    from kdcache.views.composed import recipe_of
     from kdcache.views.dataset import Batch, ViewDataset
-    from kdcache.views.generators import preserved_generators, seed_generators
     from kdcache.views.loading import ViewLoader
     from kdcache.views.many_seeds import ManySeedLoader, RowsUnderSeeds
     from kdcache.views.mixing import Mixing, in_pairs, partners
     from kdcache.views.permutation import keyed_permutation, row_order
     from kdcache.views.recipe import Recipe
-    from kdcache.views.recipe_files import load_recipe, recipe_table, shipped_recipes
+    from kdcache.views.recipe_files import (
+        as_recipe,
+        check_recipe,
+        load_recipe,
+        own_function,
+        recipe_table,
+        shipped_recipes,
+    )
     from kdcache.views.view import Trace, crc32
 
 __getattr__ = door(
@@ -27,15 +34,17 @@ __getattr__ = door(
         "Trace": "view",
         "ViewDataset": "dataset",
         "ViewLoader": "loading",
+        "as_recipe": "recipe_files",
+        "check_recipe": "recipe_files",
+        "own_function": "recipe_files",
         "crc32": "view",
         "in_pairs": "mixing",
         "keyed_permutation": "permutation",
         "load_recipe": "recipe_files",
         "partners": "mixing",
-        "preserved_generators": "generators",
+        "recipe_of": "composed",
         "recipe_table": "recipe_files",
         "row_order": "permutation",
-        "seed_generators": "generators",
         "shipped_recipes": "recipe_files",
     },
 )
@@ -49,14 +58,16 @@ __all__ = [
     "Trace",
     "ViewDataset",
     "ViewLoader",
+    "as_recipe",
+    "check_recipe",
     "crc32",
     "in_pairs",
     "keyed_permutation",
     "load_recipe",
+    "own_function",
     "partners",
-    "preserved_generators",
+    "recipe_of",
     "recipe_table",
     "row_order",
-    "seed_generators",
     "shipped_recipes",
 ]

@@ -17,12 +17,12 @@ from kdcache.errors import (
     UsageError,
     quoted,
 )
+from kdcache.runtime.generators import preserved_generators
 from kdcache.shapes import Labels, Rows, Size, Views, sides
 from kdcache.sources import Source
 from kdcache.sources.protocol import sample_name
 from kdcache.sources.sample_warnings import SampleWarning, about_sample, heard_warnings
 from kdcache.targets import NO_TARGET, MixedTarget, target_kind, task_of
-from kdcache.views.generators import preserved_generators
 from kdcache.views.mixing import blend, mix, mix_as_stored, partner
 from kdcache.views.pairs import Pair, Unmixed, UnmixedViews, mixed, unmixed
 from kdcache.views.recipe import Recipe

@@ -28,18 +28,21 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import tomli_w
 import torch
 from PIL import Image
 
 from kdcache.config.spec import build
-from kdcache.errors import RecipeError, brief, quoted
+from kdcache.errors import RecipeError, UsageError, brief, quoted
+from kdcache.runtime.files import whole_file
+from kdcache.runtime.generators import Generators
 from kdcache.runtime.images import to_mode
 from kdcache.shapes import Size, View, sides, size_text
 from kdcache.views.bounds import check_transforms
-from kdcache.views.generators import Generators
 from kdcache.views.mixing import Mixing
 from kdcache.views.sizes import checked_size, pixels_text, size_entry
 from kdcache.views.stored_transform import StoredTransform
@@ -120,6 +123,13 @@ class Recipe:
         form = ViewForm(recipe=title, mode=self.mode, size=self.size, views=views)
         self._transforms = [build_transform(entry, form) for entry in self.transforms]
 
+    def __repr__(self) -> str:
+        """Return its size and its transforms, for a notebook or a prompt."""
+        names = [entry["name"] for entry in self.transforms]
+        if self.mixing is not None:
+            names.append("mixing")
+        return f"<Recipe {brief(self.name)}: {self.mode} {size_entry(self.size)}, {names}>"
+
     def to_dict(self) -> dict[str, Any]:
         """Return what a manifest keeps: enough to render the same views anywhere."""
         table = {
@@ -131,6 +141,24 @@ class Recipe:
         if self.mixing:
             table["mixing"] = asdict(self.mixing)
         return {"name": self.name, "fingerprint": self.fingerprint, "table": table}
+
+    def save(self, path: str | Path) -> None:
+        """Write the recipe as a TOML file, which `--recipe` and `load_recipe` take.
+
+        Raises:
+            RecipeError: its views are stored in a cache, without which it renders none.
+            UsageError: a name that does not end in `.toml`.
+            OSError: the file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix != ".toml":
+            raise UsageError(f"recipe file {path} must end in .toml, as --recipe takes it")
+        if self.stored_views is not None:
+            raise RecipeError(
+                f"recipe {brief(self.name)} renders views that its cache stores; give the cache"
+            )
+        with whole_file(path) as file:
+            file.write(tomli_w.dumps(self.to_dict()["table"]).encode())
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any], views: StoredViews | None = None) -> "Recipe":

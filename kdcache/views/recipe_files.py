@@ -1,15 +1,20 @@
-"""Recipes by name: those that come with kdcache, and TOML files of one's own."""
+"""Recipes by name: those that come with kdcache, TOML files, and functions of one's own that give
+transforms."""
 
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 import kdcache.views
-from kdcache.config.spec import choose
+from kdcache.config.spec import Spec, choose, parse_spec
+from kdcache.config.user_functions import load_function, require_module
 from kdcache.errors import RecipeError, UsageError, quoted
 from kdcache.runtime.text_files import read_text
+
+_WHAT = "recipe"
 
 
 def shipped_recipes() -> list[str]:
@@ -27,14 +32,63 @@ def _shipped_files() -> Traversable:
 
 
 def load_recipe(name: str | Path) -> "kdcache.views.Recipe":
-    """Return the recipe in TOML file `name`, or the shipped one of that name.
+    """Return the recipe in TOML file `name`, the shipped one of that name, or that of the
+    transforms which a function `module:function` gives.
 
     Raises:
-        RecipeError: a file that is not TOML, or a transform or parameter that does not exist.
-        UsageError: neither a file nor a shipped recipe; the nearest is suggested.
+        RecipeError: a file that is not TOML, a transform or parameter that does not exist, or a
+            function that fails.
+        UsageError: neither a file nor a shipped recipe, of which the nearest is suggested; or no
+            such function.
     """
-    table = recipe_table(name)
-    return kdcache.views.Recipe(Path(name).stem, table)
+    function = own_function(name)
+    if function is None:
+        return kdcache.views.Recipe(Path(name).stem, recipe_table(name))
+    given = load_function(function, _WHAT, shipped_recipes(), error=RecipeError)
+    if isinstance(given, kdcache.views.Recipe):
+        return given
+    return kdcache.views.recipe_of(given, name=function.arg or function.name)
+
+
+def as_recipe(recipe: Any) -> "kdcache.views.Recipe":
+    """Return a recipe: itself, the one of a name or a file, or that of transforms.
+
+    Raises:
+        RecipeError: as `load_recipe` and `recipe_of`.
+        UsageError: likewise.
+    """
+    if isinstance(recipe, kdcache.views.Recipe):
+        return recipe
+    if isinstance(recipe, str | Path):
+        return load_recipe(recipe)
+    if not callable(recipe) and not isinstance(recipe, list | tuple | Mapping):
+        raise UsageError(
+            f"recipe is {quoted(recipe)}; give the name of a shipped one, the path of a .toml file,"
+            " or transforms of torchvision's"
+        )
+    return kdcache.views.recipe_of(recipe)
+
+
+def own_function(name: str | Path) -> Spec | None:
+    """Return the spec of the user's own function that a recipe's name is; None if it is none."""
+    if isinstance(name, Path) or ":" not in str(name) or str(name).endswith(".toml"):
+        return None
+    return parse_spec(str(name))
+
+
+def check_recipe(name: str) -> None:
+    """Check that there is a recipe of this name, without torch: of an own function that there is
+    its module.
+
+    Raises:
+        RecipeError: a file that is absent, or not TOML; or a package that cannot be imported.
+        UsageError: neither a file nor a shipped recipe, or no such module.
+    """
+    function = own_function(name)
+    if function is None:
+        recipe_table(name)
+    else:
+        require_module(function, _WHAT, shipped_recipes(), error=RecipeError)
 
 
 def recipe_table(name: str | Path) -> dict[str, Any]:

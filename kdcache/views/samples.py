@@ -5,10 +5,10 @@ from collections.abc import Collection
 
 import numpy as np
 
+from kdcache.runtime.generators import ALL_GENERATORS, generator_states, hashed_words, seed_from
 from kdcache.shapes import Rows
 from kdcache.sources import Sample, Source
 from kdcache.sources.protocol import may_draw
-from kdcache.views.generators import ALL_GENERATORS, generator_states, hashed_words, seed_from
 from kdcache.views.recipe import Recipe
 
 

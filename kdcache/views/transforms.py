@@ -15,10 +15,10 @@ from torchvision.transforms import InterpolationMode, v2
 
 from kdcache.config.spec import choose
 from kdcache.errors import RecipeError, one_line, quoted
+from kdcache.runtime.generators import ALL_GENERATORS, Generators
 from kdcache.shapes import IGNORED, MOST_SIDE, Size, sides
 from kdcache.targets.mask_resize import Mask
 from kdcache.views.bounds import bounded
-from kdcache.views.generators import ALL_GENERATORS, Generators
 from kdcache.views.letterbox import Letterbox
 from kdcache.views.random_scale import RandomScale
 from kdcache.views.stored_crop import StoredCrop

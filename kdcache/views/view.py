@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from kdcache.views.generators import seed_generators
+from kdcache.runtime.generators import seed_generators
 from kdcache.views.recipe import Pixels, Recipe
 from kdcache.views.stored_views import ViewKey
 

@@ -31,9 +31,10 @@ from kdcache.cache.source import CachedSource
 from kdcache.codecs import LowRank, codec_to_dict, open_codec
 from kdcache.codecs.transform import Fit
 from kdcache.positions import Pyramid
+from kdcache.runtime.generators import seed_generators
 from kdcache.tools.export import export_cache
 from kdcache.verify.cache import verify_cache
-from kdcache.views import load_recipe, seed_generators
+from kdcache.views import load_recipe
 from kdcache.views.permutation import row_order
 from kdcache.views.stored_views import ViewKey
 

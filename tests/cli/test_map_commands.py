@@ -133,7 +133,7 @@ def test_the_other_store_and_back(cache: Path, tmp_path: Path) -> None:
 
 def test_another_codec(cache: Path, tmp_path: Path) -> None:
     is_fitted = cache.name.endswith("lowrank")
-    codec = "lowrank:step=1.0" if is_fitted else "full:dtype=uint8"
+    codec = "lowrank:step=1" if is_fitted else "full:dtype=uint8"
     assert (
         kdcache_json("recode", cache, tmp_path / "new", "--codec", codec)["after"]["codec"] == codec
     )

@@ -190,7 +190,7 @@ def last_lines(folder: Path, lines: list[tuple[str, ...]], **environment: str) -
 def made_cosine_cache(folder: Path) -> str:
     """Make a cache whose records are laid out by a fit, of maps of two sizes."""
     layout = LAYOUTS["heads of unlike sizes"]
-    codec = with_layout(row_codec_of("cosine:steps=8.0"), layout)
+    codec = with_layout(row_codec_of("cosine:steps=8"), layout)
     create_cache(folder, manifest(codec, **manifest_fields(layout)), codec.fit_arrays())
     return str(folder)
 

@@ -248,7 +248,7 @@ def test_a_sample_that_cannot_be_read_is_told_before_there_is_a_cache(tmp_path: 
     settings: dict[str, Any] = {
         "data": images(tmp_path / "images", 42, 7),
         "teacher": f"{CONV},classes=3,seed=7",
-        "codec": "lowrank:step=1.0",
+        "codec": "lowrank:step=1",
     }
     way_out = "or dump with --skip-unreadable to record it as absent"
     with pytest.raises(UnreadableSampleError, match=way_out):

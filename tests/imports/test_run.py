@@ -37,6 +37,8 @@ from kdcache import (
 from kdcache.cache import Cache
 from kdcache.cache.documents.commit import commit_key
 from kdcache.errors import CacheError, MismatchError, SourceError, UsageError
+from kdcache.loader.record_checks import check_records
+from kdcache.losses import open_loss
 from kdcache.tools.info import describe
 from kdcache.tools.show import show_view
 
@@ -164,6 +166,19 @@ def test_a_student_trains_and_goes_on(made: tuple[str, Path, Path], tmp_path: Pa
     train(tmp_path / "run", **settings, epochs=4, batch_size=4)
     assert len(losses(tmp_path / "run")) == 4 + 4 + 4 + 4
     assert np.isfinite(losses(tmp_path / "run")).all()
+
+
+@pytest.mark.parametrize(
+    ("loss", "tau"), [("kl", 4), ("dist+kl:tau=2", 2), ("kl:tau=1", 0), ("dist:tau=3", 3)]
+)
+def test_another_temperature_than_that_of_the_labels_is_told(
+    made: tuple[str, Path, Path], capsys: pytest.CaptureFixture[str], loss: str, tau: int
+) -> None:
+    capsys.readouterr()
+    check_records(open_cache(made[2]), open_loss(loss), loss)
+    told = capsys.readouterr().err
+    line = f"has them at tau {tau}, where the even share of these outweighs the labels: stay at"
+    assert told.count("note: ") == bool(tau) and (line in told) is bool(tau)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -314,6 +329,12 @@ def test_mistakes_are_told(
     with pytest.raises(kdcache.KdcacheError, match=message):
         import_cache(cache=tmp_path / "cache", **arguments)
     assert not (tmp_path / "cache" / "zarr.json").exists()
+
+
+def test_a_folder_of_another_format_is_told(made: tuple[str, Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "config.pth.tar").touch()
+    with pytest.raises(CacheError, match=r"which ml-dr writes: give format ml-dr$"):
+        take(made[0], tmp_path, tmp_path / "cache")
 
 
 def test_data_of_another_task_is_refused(made: tuple[str, Path, Path], tmp_path: Path) -> None:

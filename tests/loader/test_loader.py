@@ -25,9 +25,10 @@ from kdcache.loader.batch import DistillationBatch
 from kdcache.loader.loader import DistillationLoader
 from kdcache.models.model import open_model
 from kdcache.models.vision_model import VisionModel
+from kdcache.runtime.generators import seed_generators
 from kdcache.soft_targets import segments_of
 from kdcache.train.optim import OptimizerConfig, make_optimizer
-from kdcache.views import load_recipe, seed_generators
+from kdcache.views import load_recipe
 
 DIGITS = "tiny_models:few_digits,length=100"
 RATE = OptimizerConfig(lr=0.05)

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -268,7 +269,9 @@ def test_a_sample_that_could_not_be_read_is_absent_from_tars_too(tars: Path) -> 
     assert len(source) == 120 and source.classes == 10 and source.key(3) == open_source(DATA).key(3)
     assert source.fingerprint == open_source(DATA).fingerprint
     unit, at = divmod(int(np.flatnonzero(open_cache(tars).order == 3)[0]), 16)
-    source._unit(unit).index.sizes[at] = 0
+    tar = source._unit(unit)
+    sizes = np.where(np.arange(16) == at, 0, tar.index.sizes)
+    tar.index = replace(tar.index, sizes=sizes)
     with pytest.raises(
         UnreadableSampleError, match=r"sample 3 .* could not be read when it was dumped"
     ):

@@ -590,7 +590,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("old", "file/in", "topk:k=2", CacheError, "a file stands where a folder is needed"),
         ("old", "full", "topk:k=2", CacheError, "is not empty and not a cache"),
         ("old", "topk", "topk:k=1", MismatchError, "k: 2 in the cache, 1 now"),
-        ("old", "lowrank", "lowrank:step=2", MismatchError, "was made with lowrank:step=1.0"),
+        ("old", "lowrank", "lowrank:step=2", MismatchError, "was made with lowrank:step=1"),
         ("twin", "topk", "topk:k=2", MismatchError, "was not recoded from"),
         ("old", "dumped", "topk:k=2", MismatchError, "was not recoded from"),
     ],

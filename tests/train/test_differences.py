@@ -44,3 +44,10 @@ def test_a_recipe_that_is_gone_is_another(tmp_path: Path) -> None:
     gone = TrainConfig(**SETTINGS, recipe=str(tmp_path / "gone.toml"))
     shipped = TrainConfig(**SETTINGS, recipe="digits")
     assert "recipe" in differing_settings(gone, shipped, free=())
+
+
+def test_recipes_of_functions_are_compared_as_they_are_written() -> None:
+    first, second = "mine:train,size=8,fill=0", "mine:train,size=9"
+    configs = [TrainConfig(**SETTINGS, recipe=text) for text in (first, second)]
+    assert "recipe" in differing_settings(*configs, free=())
+    assert not differing_settings(configs[0], configs[0], free=())

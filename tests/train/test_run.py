@@ -353,7 +353,7 @@ def test_clipping_bounds_the_step(tmp_path: Path) -> None:
     }
     settings["schedule"] = ScheduleConfig(name="none")
     train(tmp_path / "run", clip_grad=1e-3, **settings)
-    from kdcache.views import seed_generators
+    from kdcache.runtime.generators import seed_generators
 
     seed_generators(0, 0)
     start = open_model(MLP, classes=10, recipe=load_recipe("digits")).module.state_dict()

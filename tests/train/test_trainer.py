@@ -16,12 +16,12 @@ from torch import Tensor
 
 from kdcache.errors import KdcacheError, MismatchError, UsageError
 from kdcache.runtime.device import ComputeConfig
+from kdcache.runtime.generators import seed_generators
 from kdcache.train.config import EmaConfig
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 from kdcache.train.plan import probed_steps
 from kdcache.train.run import TrainConfig, Trainer
 from kdcache.train.side_by_side import scores_of, start_epoch
-from kdcache.views import seed_generators
 
 SAMPLES, STEPS = 48, 3
 FEW = f"{DIGITS},length={SAMPLES}"

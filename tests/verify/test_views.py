@@ -21,6 +21,7 @@ from kdcache.cache.documents.parts import Probe
 from kdcache.dump.run import DumpConfig, run_dump
 from kdcache.errors import KdcacheWarning, ViewMismatchError
 from kdcache.runtime.device import ComputeConfig
+from kdcache.runtime.generators import seed_generators
 from kdcache.sources import open_source
 from kdcache.tools.recode import recode_cache
 from kdcache.verify.views import (
@@ -33,7 +34,7 @@ from kdcache.verify.views import (
     probed_commits,
     version_changes,
 )
-from kdcache.views import Recipe, ViewDataset, partners, seed_generators
+from kdcache.views import Recipe, ViewDataset, partners
 
 COUNT = 30
 MIXED = """

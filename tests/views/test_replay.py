@@ -19,6 +19,7 @@ from PIL import Image
 
 from kdcache.config.spec import Spec
 from kdcache.loader.order import EpochSampler, Split, epoch_views
+from kdcache.runtime.generators import seed_generators
 from kdcache.sources import DatasetSource, MaskSource
 from kdcache.views import (
     ViewDataset,
@@ -26,7 +27,6 @@ from kdcache.views import (
     load_recipe,
     mixing,
     row_order,
-    seed_generators,
     shipped_recipes,
 )
 from kdcache.views.dataset import Request

@@ -10,9 +10,9 @@ import torch
 from drawn_views import Drawing, Objects, Photographs, Scenes
 
 from kdcache.config.spec import Spec
+from kdcache.runtime.generators import generator_states, hashed_words, preserved_generators
 from kdcache.sources import DatasetSource, MaskSource, Source
-from kdcache.views import Recipe, ViewDataset, load_recipe, preserved_generators, shipped_recipes
-from kdcache.views.generators import generator_states, hashed_words
+from kdcache.views import Recipe, ViewDataset, load_recipe, shipped_recipes
 from kdcache.views.transforms import NEVER_DRAW, STORED_TRANSFORMS
 
 SIZE = (40, 48)

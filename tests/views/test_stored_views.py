@@ -12,9 +12,9 @@ from torchvision.transforms import InterpolationMode, autoaugment, functional
 
 from kdcache.cache.arrays import arrays_digest
 from kdcache.errors import RecipeError, UsageError
+from kdcache.runtime.generators import generator_states
 from kdcache.sources import as_source
 from kdcache.views import Recipe, ViewDataset
-from kdcache.views.generators import generator_states
 from kdcache.views.stored_arrays import are_boxes, are_stored
 from kdcache.views.stored_views import StoredViews, ViewKey
 

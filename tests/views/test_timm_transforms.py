@@ -13,7 +13,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from kdcache.errors import RecipeError
-from kdcache.views import Recipe, seed_generators
+from kdcache.runtime.generators import seed_generators
+from kdcache.views import Recipe
 from kdcache.views.timm_transforms import RandomErasing
 
 POLICIES = (

@@ -16,15 +16,14 @@ from torch import Tensor
 
 from kdcache.config.spec import Spec
 from kdcache.errors import KdcacheError, RecipeError, UnreadableSampleError
+from kdcache.runtime.generators import preserved_generators, seed_generators
 from kdcache.sources import DatasetSource, Sample, Source
 from kdcache.views import (
     Recipe,
     ViewDataset,
     ViewLoader,
     load_recipe,
-    preserved_generators,
     row_order,
-    seed_generators,
     shipped_recipes,
 )
 

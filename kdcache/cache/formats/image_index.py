@@ -21,9 +21,10 @@ from kdcache.sources.tar_reader import Member
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Checksums = np.ndarray[Any, np.dtype[np.uint32]]
-_MAGIC = b"kdcache index 2\n"
+_MAGIC = b"kdcache index 3\n"
 _SHA_BYTES = 32
 _STAMP = struct.Struct("<qq")
+_LENGTH = struct.Struct("<q")
 
 
 class Piece(NamedTuple):
@@ -104,15 +105,19 @@ class ImageIndex:
         out.write(bytes.fromhex(self.sha256))
         out.write(_STAMP.pack(*self.stamp))
         for array in self._arrays():
-            np.lib.format.write_array(out, array, version=(1, 0), allow_pickle=False)
+            out.write(_LENGTH.pack(array.nbytes))
+            out.write(array.tobytes())
         return out.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "ImageIndex":
         """Return the index that `to_bytes` gave.
 
+        No `.npy` is in it: their headers are parsed as Python, which fails at times where several
+        threads do it (CPython's issue 106905), and several read indexes.
+
         Raises:
-            ValueError: it is no such index.
+            ValueError, struct.error: it is no such index.
         """
         file = io.BytesIO(data)
         if file.read(len(_MAGIC)) != _MAGIC:
@@ -121,14 +126,14 @@ class ImageIndex:
         return cls(
             sha256=file.read(_SHA_BYTES).hex(),
             stamp=_STAMP.unpack(file.read(_STAMP.size)),
-            keys=Names(_next_array(file)),
-            extensions=Names(_next_array(file)),
-            offsets=_next_array(file),
-            sizes=_next_array(file),
-            checksums=_next_array(file),
-            target_offsets=_next_array(file),
-            target_sizes=_next_array(file),
-            target_checksums=_next_array(file),
+            keys=Names(_next_array(file, np.uint8)),
+            extensions=Names(_next_array(file, np.uint8)),
+            offsets=_next_array(file, np.int64),
+            sizes=_next_array(file, np.int64),
+            checksums=_next_array(file, np.uint32),
+            target_offsets=_next_array(file, np.int64),
+            target_sizes=_next_array(file, np.int64),
+            target_checksums=_next_array(file, np.uint32),
         )
 
     def _arrays(self) -> Iterator[np.ndarray]:
@@ -153,8 +158,14 @@ def _places(members: Sequence[Member | None]) -> tuple[Ints, Ints]:
     return offsets, sizes
 
 
-def _next_array(file: io.BytesIO) -> Any:
-    return np.lib.format.read_array(file, allow_pickle=False)
+def _next_array(file: io.BytesIO, dtype: type[np.generic]) -> Any:
+    """Return the next array of an index; what is shorter than it says is a ValueError or a
+    struct.error."""
+    (num_bytes,) = _LENGTH.unpack(file.read(_LENGTH.size))
+    data = file.read(num_bytes)
+    if len(data) != num_bytes:
+        raise ValueError(f"an array of {num_bytes} bytes has {len(data)}")
+    return np.frombuffer(data, dtype)
 
 
 def _piece(offset: np.int64, size: np.int64, checksum: np.uint32) -> Piece | None:

@@ -4,10 +4,12 @@ afterwards."""
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
+
+from kdcache.deferred import torch
 
 Words = np.ndarray[Any, np.dtype[np.uint32]]
 Generators = frozenset[str]
@@ -30,12 +32,18 @@ def seed_from(words: Sequence[int], generators: Generators = ALL_GENERATORS) -> 
     seed = words[0] << 32 | words[1]
     if "torch" in generators:
         # torch.manual_seed would also visit every CUDA device and takes a hundred times as long
-        torch.default_generator.manual_seed(seed)
+        _torch_generator().manual_seed(seed)
     if "numpy" in generators:
         np.random.seed(words[2])
     if "random" in generators:
         random.seed(words[3])
     return seed
+
+
+@cache
+def _torch_generator() -> Any:
+    """Return torch's generator on the CPU, which is asked for at each view."""
+    return torch.default_generator
 
 
 def hashed_words(keys: Words) -> Words:
@@ -89,9 +97,18 @@ def preserved_generators() -> Iterator[None]:
     try:
         yield
     finally:
-        torch.default_generator.set_state(torch_state)
+        _torch_generator().set_state(torch_state)
         np.random.set_state(numpy_state)
         random.setstate(python_state)
+
+
+@contextmanager
+def seeded_generators(*key: int) -> Iterator[None]:
+    """Seed the global generators from `key`, 32-bit words, and give them back afterwards as they
+    were."""
+    with preserved_generators():
+        seed_generators(*key)
+        yield
 
 
 def generator_states() -> tuple[Any, ...]:
@@ -101,4 +118,4 @@ def generator_states() -> tuple[Any, ...]:
 
 
 def _states() -> tuple[Any, Any, Any]:
-    return torch.default_generator.get_state(), np.random.get_state(), random.getstate()
+    return _torch_generator().get_state(), np.random.get_state(), random.getstate()
