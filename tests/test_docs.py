@@ -33,6 +33,7 @@ from test_docs_cluster import CLUSTER, KUBERNETES, RAY
 from test_docs_paper import PAGE as PAPER
 from tiny_detectors import retinanet, write_coco_of_rectangles
 from tiny_models import noise
+from torchvision.transforms import v2
 
 from kdcache.models.preprocessing import Preprocessing
 from kdcache.models.weight_facts import weight_facts
@@ -230,6 +231,7 @@ def test_a_page_runs_as_it_is_written(page: Path, world: Path, box_recipe: str) 
         "retinanet": retinanet,
         "my_dataset": noise(length=24),
         "my_model": timm.create_model("test_resnet", num_classes=5),
+        "my_transforms": v2.Compose([v2.RandomResizedCrop(64), v2.RandomHorizontalFlip()]),
         "student": timm.create_model("test_resnet", num_classes=5),
         "cross_entropy": torch.nn.functional.cross_entropy,
     }

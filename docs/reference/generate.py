@@ -58,7 +58,8 @@ def commands_page() -> str:
 
 
 def _command_lines(name: str, command: click.Command) -> Iterator[str]:
-    context = click.Context(command, info_name=f"kdcache {name}")
+    # with the settings of commands: click keeps the first option of help that it is asked for
+    context = click.Context(command, info_name=f"kdcache {name}", **main.context_settings)
     usage = " ".join(command.collect_usage_pieces(context))
     yield from ("```text", f"kdcache {name} {usage}", "```", "")
     yield from _plain(inspect.cleandoc(command.help or "")).splitlines()

@@ -29,7 +29,7 @@ def require_drawn_alike(source: Source) -> None:
             name = sample_name(source.spec, index, source.key(index))
             raise SourceError(
                 f"{name} is another one when it is read again: draw from random, numpy.random or"
-                " torch alone, which are seeded for each view; a generator of its own is not"
+                " torch alone, which are seeded for each view; seed any other generator from them"
             )
 
 
