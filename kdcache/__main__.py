@@ -1,6 +1,6 @@
 """`python -m kdcache`: the command line, also for launchers that start a module."""
 
-from kdcache_cli import main
+from kdcache_cli import run
 
 if __name__ == "__main__":
-    main(prog_name="kdcache")
+    run()

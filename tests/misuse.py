@@ -131,6 +131,9 @@ def cases(path: str) -> dict[str, Callable[[], Any]]:
         "labels of floats": lambda: kdcache.dkd_loss(ROWS, ROWS, LABELS.float()),
         "labels out of range": lambda: kdcache.nkd_loss(ROWS, ROWS, LABELS - 1),
         "merge": lambda: kdcache.merge_caches(link, [path]),
+        "convert inside": lambda: kdcache.convert_cache(
+            path, f"{path}/new", store="webdataset", images=False
+        ),
         "export": lambda: kdcache.export_cache(path, path),
     }
     for name, loss in LOSSES.items():

@@ -74,6 +74,7 @@ TOLD = {
     "labels of floats": r"UsageError: targets are torch.float32 of shape \(3,\); give a class index",
     "labels out of range": "UsageError: targets are from -1 to -1; the logits have classes 0 to 3",
     "merge": "UsageError: .*/link is the cache itself, or inside it; give the new one a folder of",
+    "convert inside": "UsageError: .*/cache/new is the cache itself, or inside it; give the new one",
     "export": "UsageError: .*/cache is the cache itself, or inside it; give the new one a folder",
     **{
         f"{what} of {loss}": message

@@ -3,10 +3,21 @@ so --help is quick."""
 
 import os
 
+from kdcache_cli.ctrl_c import end_at_once, ending_at_once
+from kdcache_cli.streams import prepare_streams
+
 # Before torch loads OpenMP: threads that wait should sleep. By default they spin, on cores that the
 # loader processes need.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from kdcache_cli.commands import main
+with ending_at_once():
+    from kdcache_cli.commands import main
 
-__all__ = ["main"]
+__all__ = ["main", "run"]
+
+
+def run() -> None:
+    """Run the command line as the program that this process is."""
+    end_at_once()
+    prepare_streams()
+    main(prog_name="kdcache")

@@ -1,5 +1,5 @@
 """`python -m kdcache_cli`, as torchrun starts it."""
 
-from kdcache_cli.commands import main
+from kdcache_cli import run
 
-main(prog_name="kdcache")
+run()

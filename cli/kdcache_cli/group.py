@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,6 +14,7 @@ from kdcache.errors import MOST_MESSAGE, KdcacheError, KdcacheWarning, UsageErro
 from kdcache.runtime.stopping import WAY_OUT, StopInterrupt, interrupting, signal_name
 from kdcache.runtime.wording import wrapped_line
 from kdcache_cli.sections import Sections, write_commands
+from kdcache_cli.streams import STDOUT
 from kdcache_cli.terminal import escape_what_cannot_be_shown
 from kdcache_cli.usage import command_name, require_command, require_words, usage_text
 
@@ -59,7 +61,7 @@ class Group(click.Group):
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Return the context of the words of a command line."""
-        with _in_one_line():
+        with _in_one_line(), _told_by_system():
             return super().make_context(*args, **kwargs)
 
     def resolve_command(
@@ -84,17 +86,13 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; signals end it as Ctrl-C does, but where it has something to keep."""
-        with warnings.catch_warnings(), interrupting(), _in_one_line(ctx):
+        with warnings.catch_warnings(), interrupting(), _in_one_line(ctx), _told_by_system():
             warnings.simplefilter("always", KdcacheWarning)
             warnings.showwarning = _show_warning
             try:
                 return super().invoke(ctx)
             except KdcacheError as error:
                 raise OneLineError(error) from error
-            except BrokenPipeError:
-                raise
-            except OSError as error:
-                raise OneLineError(KdcacheError(_system_text(error))) from error
             except (MemoryError, RuntimeError) as error:
                 reason = _memory_text(
                     error, str(ctx.invoked_subcommand), goes_on=bool(ctx.meta.get(_GOES_ON))
@@ -122,12 +120,37 @@ def _goes_on(command: str, words: list[str]) -> bool:
     return command in _THAT_GO_ON
 
 
+@contextmanager
+def _told_by_system() -> Iterator[None]:
+    """Turn what the operating system refuses into one line; a reader of stdout that has enough is
+    no error."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OneLineError(KdcacheError(_system_text(error))) from error
+
+
 def _system_text(error: OSError) -> str:
     """Return what the operating system refused, and of which file if that is known."""
     reason = str(error.strerror or error)
-    if not error.filename:
-        return reason
-    return f"{error.filename}: {reason}"
+    if error.filename == STDOUT:
+        return f"cannot write to stdout: {reason}; send it elsewhere, or make room"
+    if error.filename:
+        return f"{error.filename}: {reason}"
+    if _is_folder_gone():
+        return "the folder that this command was called in is gone; go to another, and run again"
+    return reason
+
+
+def _is_folder_gone() -> bool:
+    """Return whether the current folder was removed."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _memory_text(error: Exception, command: str, *, goes_on: bool) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from kdcache.errors import KdcacheError
+from kdcache.runtime.files import write_file
 from kdcache.runtime.wording import human_bytes
 from kdcache_cli.output import json_text, shell_command
 from kdcache_cli.processes import run_command
@@ -37,6 +38,8 @@ TRAINING = (
     *("--set", "schedule.warmup_epochs=1"),
 )
 
+_NO_MESSAGE = "it left no message; if the disk is full, make room and run again"
+
 
 @dataclass
 class Steps:
@@ -60,7 +63,7 @@ class Steps:
         output = self.out / "logs" / f"{self.number}.json"
         start = time.monotonic()
         if run_command([*words, "--json"], stdout=output, stderr=log) != 0:
-            messages = log.read_text("utf-8", "replace").strip().splitlines() or ["(no message)"]
+            messages = log.read_text("utf-8", "replace").strip().splitlines() or [_NO_MESSAGE]
             raise KdcacheError(
                 f"quickstart: {title} failed: {messages[-1]} (whole log: {log}); remove {self.out}"
                 " to start anew"
@@ -87,7 +90,7 @@ def run_quickstart(out: str, *, as_json: bool) -> None:
     for title, (loss, cache) in STUDENTS.items():
         students.append(_train_student(steps, title, loss, cache, caches[cache]))
     summary = {"out": str(folder), "teacher": teacher, "caches": caches, "students": students}
-    (folder / "quickstart.json").write_text(json.dumps(summary, indent=1), "utf-8")
+    write_file(folder / "quickstart.json", json.dumps(summary, indent=1).encode())
     if as_json:
         click.echo(json_text(summary))
     else:

@@ -129,9 +129,10 @@ def _explained(storage: Storage, root: str, digest: str) -> Iterator[None]:
 def damaged(storage: Storage, root: str, digest: str) -> DamagedError:
     """Return the error of arrays that are absent, or not what was written."""
     path = arrays_path(root, digest)
-    return DamagedError(
-        f"cache {storage}: {ROOTS[root]} ({path}) is absent or damaged; restore it from a copy"
-    )
+    way_out = "restore it from a copy"
+    if root == SOURCE:
+        way_out += f", or delete {storage}/{path} and run the dump again: it writes it anew"
+    return DamagedError(f"cache {storage}: {ROOTS[root]} ({path}) is absent or damaged; {way_out}")
 
 
 class _Stored(NamedTuple):

@@ -148,29 +148,29 @@ class CommitFolder:
         where = f"cache {self._storage}, {self.unit_name(seed, unit)}"
         paths = (f"{self._storage}/{key}", f"{self._storage}/{self._format.key(first, unit)}")
         commit = Commit.from_bytes(data, where, paths=paths, most_values=most_values)
-        self._check(commit, seed, unit, where)
+        mismatch = self._mismatch(commit, seed, unit)
+        if mismatch is not None:
+            way_out = f"delete {' and '.join(paths)} and run the dump again"
+            raise DamagedUnitError(f"{where}: its commit {mismatch}; {way_out}")
         return commit
 
-    def _check(self, commit: Commit, seed: int, unit: int, where: str) -> None:
-        """Check that a commit is the unit's own.
-
-        Raises:
-            DamagedUnitError: it is another's; the message begins with `where`.
-        """
+    def _mismatch(self, commit: Commit, seed: int, unit: int) -> str | None:
+        """Return what a commit is that is not the unit's own; None if it is."""
         seeds = self._manifest.unit_seeds(seed)
         rows = self._manifest.unit_range(unit)
         place = commit.seed, commit.unit, commit.start, commit.stop
         if not rows or place != (seeds[0], unit, rows.start, rows.stop):
-            raise DamagedUnitError(f"{where}: its commit is that of {commit.name}")
+            return f"is that of {commit.name}"
         mismatch = commit.mismatch(self._format.key(seeds[0], unit), seeds)
         if mismatch:
-            raise DamagedUnitError(f"{where}: its commit speaks of {mismatch}")
+            return f"speaks of {mismatch}"
         most = self._format.most_bytes(unit)
         if commit.num_bytes > most:
-            raise DamagedUnitError(
-                f"{where}: its commit speaks of an object of {commit.num_bytes} bytes; such a unit"
-                f" has at most {most}"
+            return (
+                f"speaks of an object of {commit.num_bytes} bytes, and such a unit has at most"
+                f" {most}"
             )
+        return None
 
     def _first_of(self, seed: int) -> int:
         """Return the first of the seeds that share units with `seed`."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdcache.cache.arrays import ROOTS, publish_arrays
+from kdcache.cache.arrays import ROOTS, arrays_digest, arrays_path, publish_arrays
 from kdcache.cache.cache import Cache
 from kdcache.cache.documents.document import parsed
 from kdcache.cache.documents.limits import MOST_MANIFEST, MOST_MANIFEST_VALUES
@@ -172,6 +172,7 @@ def create_cache(
             with its fit.
         samples: of a subset the numbers of its samples, rising, whose digest the manifest has.
         source: the arrays of the list of the source, whose digest the manifest has if it has one.
+            A cache that is there gets them again if it has lost them.
         views: stored views, whose digest the manifest has if its recipe names them.
         any_codec: whether to go on with the codec of a cache that is there, whichever it is.
 
@@ -183,7 +184,8 @@ def create_cache(
     assert (views is None) == (manifest.views is None), "stored views are named and kept"
     folder = open_storage(path)
     manifest.check(str(path))
-    if not folder.exists(MANIFEST):
+    is_new = not folder.exists(MANIFEST)
+    if is_new:
         probe_new(folder)
         if fit:
             publish_arrays(folder, CODEC, fit)
@@ -196,4 +198,12 @@ def create_cache(
         folder.publish(MANIFEST, root_metadata(manifest))
     cache = open_cache(folder)
     cache.require(manifest.with_codec_of(cache.manifest, whichever=any_codec))
+    if source and not is_new and arrays_digest(source) == cache.manifest.source.list:
+        _restore(folder, source)
     return cache
+
+
+def _restore(storage: Storage, source: Mapping[str, np.ndarray]) -> None:
+    """Store the list of the source of a cache, if nothing of it is there."""
+    if not any(storage.list(arrays_path(SOURCE, arrays_digest(source)))):
+        publish_arrays(storage, SOURCE, source)

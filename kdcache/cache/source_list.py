@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kdcache.cache import Cache
-from kdcache.cache.arrays import arrays_digest, damaged, num_stored_about
+from kdcache.cache.arrays import arrays_digest, arrays_path, damaged, num_stored_about
 from kdcache.cache.documents.limits import ANY_RATIO, most_decoded, most_list_bytes
 from kdcache.cache.documents.manifest import SOURCE
 from kdcache.cache.documents.parts import SourceEntry
@@ -146,6 +146,12 @@ def read_list(cache: Cache) -> SourceList | None:
     if not _is_list(text, arrays, cache.manifest.rows):
         raise damaged(cache.storage, SOURCE, cache.manifest.arrays[SOURCE])
     return SourceList(names=Names(text), **arrays)
+
+
+def has_lost_list(cache: Cache) -> bool:
+    """Return whether nothing is left of the list that a cache was made with."""
+    digest = cache.manifest.source.list
+    return digest is not None and not any(cache.storage.list(arrays_path(SOURCE, digest)))
 
 
 def _is_list(text: np.ndarray, arrays: Mapping[str, np.ndarray], rows: int) -> bool:

@@ -1,5 +1,6 @@
 """Pictures, drawn by matplotlib (extra `plot`)."""
 
+import io
 import itertools
 import os
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdcache.errors import KdcacheError, UsageError
+from kdcache.runtime.files import write_file
 
 _FORMATS = (".pdf", ".png", ".svg")
 _STYLES: dict[str, dict[str, Any]] = {  # colours of Okabe and Ito, which everybody can tell apart
@@ -77,10 +79,18 @@ def plot_codec_error(result: Mapping[str, Any], path: str | Path) -> None:
         f"What codecs cost: {result['measured_on']:,} views, {result['classes']:,} classes",
         fontsize=11,
     )
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise KdcacheError(f"cannot write plot {path}: {error.strerror or error}") from error
+    save_figure(figure, path, dpi=150)
+
+
+def save_figure(figure: Any, path: str | Path, *, dpi: int) -> None:
+    """Write a figure whole or not at all, in the format that the file's name ends in.
+
+    Raises:
+        KdcacheError: the file cannot be written.
+    """
+    content = io.BytesIO()
+    figure.savefig(content, dpi=dpi, format=Path(path).suffix.lower().removeprefix("."))
+    write_file(Path(path), content.getvalue())
 
 
 def _lowest(result: Mapping[str, Any]) -> float:

@@ -94,7 +94,7 @@ class Job:
     objects: GivenObjects
     """That a program gave."""
     listing: SourceList | None = None
-    """Of the source, for a cache that is new."""
+    """Of the source, for a cache that is new, or has lost it."""
 
     def dataset(self, cache: Cache) -> ViewDataset:
         """Return the views of the teacher's input size."""

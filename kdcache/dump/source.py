@@ -3,11 +3,13 @@
 from dataclasses import dataclass, replace
 
 from kdcache.cache import Cache
+from kdcache.cache.arrays import arrays_digest
 from kdcache.cache.documents.parts import SourceEntry
 from kdcache.cache.sample_checksums import CheckedSource, checked_source, checksums_of
 from kdcache.cache.source_check import require_source
 from kdcache.cache.source_list import (
     SourceList,
+    has_lost_list,
     kept_list,
     list_of,
     require_unique_keys,
@@ -26,7 +28,7 @@ class KnownSource:
     source: Source
     """Compared with its checksums as it is read, if there are any."""
     listing: SourceList | None = None
-    """What a new cache is to keep."""
+    """What a cache is to keep that is new, or has lost it."""
     entry: SourceEntry
     """What the manifest says of it."""
 
@@ -55,7 +57,14 @@ def known_source(
         require_source(cache, source)
         require_same_digests(config, cache)
         entry = replace(cache.manifest.source, spec=source.spec, classes=source.classes)
-        return KnownSource(source=checked_source([cache], source), entry=entry)
+        listing = None
+        if not is_plan and has_lost_list(cache):
+            listing = _list_anew(config, cache, source)
+        if listing is not None and listing.crc32c is not None:
+            source = CheckedSource(source, listing.crc32c, config.cache)
+        else:
+            source = checked_source([cache], source)
+        return KnownSource(source=source, listing=listing, entry=entry)
     whole = list_of(source)
     if config.store == "webdataset":
         require_unique_keys(source, whole.names)
@@ -66,6 +75,17 @@ def known_source(
         listing = replace(listing, crc32c=checksums)
         source = CheckedSource(source, checksums, config.cache)
     return KnownSource(source=source, listing=listing, entry=source_entry(source, listing))
+
+
+def _list_anew(config: DumpConfig, cache: Cache, source: Source) -> SourceList | None:
+    """Return the list that a cache has lost; None if it can no longer be made as it was."""
+    listing = list_of(source)
+    if cache.manifest.source.contents is not None:
+        checksums = checksums_of(source, skip_unreadable=config.skip_unreadable)
+        listing = replace(listing, crc32c=checksums)
+    if arrays_digest(listing.arrays) != cache.manifest.source.list:
+        return None
+    return listing
 
 
 def _require_list(source: Source, listing: SourceList | None) -> SourceList:

@@ -1,6 +1,7 @@
 """The caches that a loader is told, `PATH[,weight=X][,classes=FILE.csv[,names=FILE]]`
 each."""
 
+import os
 from dataclasses import dataclass
 
 from kdcache.config.spec import build, parse_spec
@@ -27,9 +28,13 @@ NO_OPTIONS = CacheOptions()
 def parse_cache(text: str) -> tuple[str, CacheOptions]:
     """Return the path or address of a cache, and its options.
 
+    A folder that is there may have any name: none of it is taken for an option.
+
     Raises:
         UsageError: an unknown option, or a weight that is not above 0.
     """
+    if os.path.isdir(text):  # noqa: PTH112 # which takes any text
+        return text, NO_OPTIONS
     spec = parse_spec(f"cache:{text}")
     options = build(CacheOptions, spec.options, f"cache {text!r}")
     if not 0 < options.weight < float("inf"):

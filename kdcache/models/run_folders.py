@@ -1,5 +1,6 @@
 """Folders of runs in the place of a model's spec: the student of the run, with its best weights."""
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,12 @@ def run_folder(text: str) -> Path:
 
 
 def _named_folder(text: str) -> Spec | None:
-    """Return the path of a folder and the options after it; None of a model's spec."""
+    """Return the path of a folder and the options after it; None of a model's spec.
+
+    A run that is there may have any name, such as `runs/2026-11-30T14:00`.
+    """
+    if os.path.isfile(os.path.join(text, CONFIG_FILE)):  # noqa: PTH113, PTH118 # take any text
+        return Spec("run", text, {})
     if ":" in text or not text.strip():
         return None
     named = parse_spec(f"run:{text}")

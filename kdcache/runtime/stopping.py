@@ -34,6 +34,7 @@ SIGNALS = (
 AGAIN_SECONDS = 1.0
 """A second Ctrl-C counts from then on: one may arrive twice, from the terminal and a launcher."""
 WAY_OUT = "run the same command again to go on"
+_LATER_SECONDS = 0.01
 _FIRST_EXIT_CODE = 128  # of a process that a signal ended, as shells tell it
 
 
@@ -69,8 +70,19 @@ class _State:
 
 
 _state = _State()
-_own = threading.local()
-"""The signals that a thread had blocked before it forks."""
+
+
+class _Own(threading.local):
+    """What a thread knows that forks."""
+
+    def __init__(self) -> None:
+        self.mask: Container[int] = ()
+        """The signals that it had blocked before."""
+        self.is_in_callback = False
+        """Whether it is in what `os.fork` calls afterwards: what is raised there is lost."""
+
+
+_own = _Own()
 
 
 def signal_name(number: int) -> str:
@@ -216,6 +228,9 @@ def _installed() -> dict[signal.Signals, Any]:
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
+    if _own.is_in_callback:
+        _send_later(number)
+        return
     is_first = not _state.number
     if is_first:
         _state.number = number
@@ -235,6 +250,13 @@ def _acknowledge(number: int) -> None:
             name = signal_name(number)
             line = f"kdcache: {name}: stopping; what is done is kept (Ctrl-C ends it at once)\n"
             os.write(sys.stderr.fileno(), line.encode())
+
+
+def _send_later(number: int) -> None:
+    """Send this process a signal when the fork that is under way should be over."""
+    sender = threading.Timer(_LATER_SECONDS, os.kill, (os.getpid(), number))
+    sender.daemon = True
+    sender.start()
 
 
 def _pass_over(number: int, frame: FrameType | None) -> None:
@@ -260,8 +282,12 @@ def _start_servers() -> None:
     _unblock_all_but(before)
 
 
-def _restore_mask() -> None:
-    _unblock_all_but(_own.mask)
+def _after_fork_in_parent() -> None:
+    _own.is_in_callback = True
+    try:
+        _unblock_all_but(_own.mask)
+    finally:
+        _own.is_in_callback = False
 
 
 def _after_fork_in_child() -> None:
@@ -277,7 +303,7 @@ def _after_fork_in_child() -> None:
             signal.signal(number, signal.default_int_handler)
         else:
             signal.signal(number, signal.SIG_DFL)
-    _restore_mask()
+    _unblock_all_but(_own.mask)
 
 
 def _unblock_all_but(blocked: Container[int]) -> None:
@@ -291,6 +317,6 @@ def _unblock_all_but(blocked: Container[int]) -> None:
 # In the parent none is lost.
 os.register_at_fork(
     before=_before_fork,
-    after_in_parent=_restore_mask,
+    after_in_parent=_after_fork_in_parent,
     after_in_child=_after_fork_in_child,
 )

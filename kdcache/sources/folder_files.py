@@ -171,3 +171,23 @@ def and_more(count: int) -> str:
 
 def _raise(error: OSError) -> None:
     raise error  # os.walk would leave the folder out
+
+
+def not_listed(where: str, error: OSError) -> SourceError:
+    """Return the error of data whose folders the operating system does not list.
+
+    Args:
+        where: which data.
+        error: what it says.
+    """
+    place = ""
+    if error.filename:
+        place = f" ({error.filename})"
+    if isinstance(error, PermissionError):
+        way_out = "have its owner allow it"
+    elif isinstance(error, FileNotFoundError):
+        way_out = "give a folder that is there"
+    else:
+        way_out = "see that its disk or mount is well, and run again"
+    reason = error.strerror or error
+    return SourceError(f"{where} cannot be listed: {reason}{place}; {way_out}")

@@ -23,6 +23,7 @@ from kdcache.sources.folder_files import (
     count_kinds,
     image_names,
     is_hidden,
+    not_listed,
     tell_passed_over,
 )
 from kdcache.sources.index_cache import Arrays, Names, is_settled, load_arrays, save_arrays
@@ -134,8 +135,7 @@ def _naming(root: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        message = " ".join(str(error).split())
-        raise SourceError(f"imagefolder {root!r}: {message}") from error
+        raise not_listed(f"imagefolder {root!r}", error) from error
 
 
 def _class_folders(root: str) -> tuple[list[str], "Counter[str]"]:
@@ -180,9 +180,18 @@ def _samples(root: str, classes: Sequence[str]) -> tuple[Listing, "Counter[str]"
         more = and_more(len(lacking_targets))
         raise SourceError(
             f"imagefolder {root!r}: class folder {name}{more} holds no"
-            f" image ({' '.join(IMG_EXTENSIONS)}); put some there, or remove the folder"
+            f" image ({' '.join(IMG_EXTENSIONS)}); put some there, or move the folder"
+            f" elsewhere{_what_is_in(Path(root) / name)}"
         )
     return listing, passed_over
+
+
+def _what_is_in(folder: Path) -> str:
+    """Return that a folder is not one of images but what a command writes, if it is."""
+    for file, what in (("zarr.json", "a cache"), ("metrics.jsonl", "a run")):
+        if (folder / file).is_file():
+            return f": it is {what}"
+    return ""
 
 
 def are_splits(names: Collection[str]) -> bool:

@@ -17,6 +17,7 @@ from kdcache.sources.folder_files import (
     count_kinds,
     is_hidden,
     looks_like_image,
+    not_listed,
     tell_passed_over,
 )
 from kdcache.sources.protocol import Sample, Source, may_draw
@@ -128,7 +129,7 @@ def _image_paths(folder: str) -> list[str]:
                 else:
                     others.append(name)
     except OSError as error:
-        raise SourceError(f"folder {folder} cannot be listed: {error.strerror or error}") from error
+        raise not_listed(f"folder {folder}", error) from error
     if not images:
         raise SourceError(
             f"folder {folder} holds no image ({' '.join(IMG_EXTENSIONS)}); give a folder of images,"

@@ -9,7 +9,7 @@ from kdcache.sources.bare_paths import spec_of_path
 from kdcache.sources.coco import checked_coco, open_coco
 from kdcache.sources.dataset import MapStyle
 from kdcache.sources.digits import checked_digits, class_names_of_digits, open_digits
-from kdcache.sources.fold import FoldSource, take_fold
+from kdcache.sources.fold import fold_of, take_fold
 from kdcache.sources.hub import open_hub
 from kdcache.sources.imagefolder import checked_imagefolder, class_folders, open_imagefolder
 from kdcache.sources.own import as_source, check_own, open_own
@@ -124,4 +124,4 @@ def open_source(text: str) -> Source:
         source.may_draw = False  # with plain options no data set of these has code of a user's
     if fold is None:
         return source
-    return FoldSource(source, fold, spec)
+    return fold_of(source, fold, spec)

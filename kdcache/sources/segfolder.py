@@ -17,7 +17,7 @@ from kdcache.errors import SourceError, UsageError
 from kdcache.runtime.console import say
 from kdcache.runtime.images import decode_image, file_bytes, read_image
 from kdcache.sources.class_files import read_class_names, read_ids
-from kdcache.sources.folder_files import count_kinds, tell_passed_over
+from kdcache.sources.folder_files import count_kinds, not_listed, tell_passed_over
 from kdcache.sources.imagefolder import are_splits
 from kdcache.sources.mask_pairs import Pairs, Pattern
 from kdcache.sources.masks import NOT_LOSSY, MaskSource, about_mask
@@ -149,8 +149,7 @@ def _listed(root: str, options: SegFolderOptions) -> SegFolder:
     try:
         dataset = SegFolder(root, options.images, options.masks)
     except OSError as error:
-        message = " ".join(str(error).split())
-        raise SourceError(f"segfolder {root!r}: {message}") from error
+        raise not_listed(f"segfolder {root!r}", error) from error
     if len(dataset) == 0:
         raise SourceError(
             f"segfolder {root!r} holds no {options.images}; say how its images are called:"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kdcache.errors import SourceError, UsageError
 from kdcache.runtime.console import say
-from kdcache.sources.folder_files import and_more, count_kinds, tell_passed_over
+from kdcache.sources.folder_files import and_more, count_kinds, not_listed, tell_passed_over
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _LARGEST_RANGE = 1_000_000
@@ -42,9 +42,7 @@ def find_tars(pattern: str) -> list[str]:
             matches += _matches(piece)
         paths = list(dict.fromkeys(matches))
     except OSError as error:
-        raise SourceError(
-            f"tars {pattern!r} cannot be listed: {error.strerror} ({error.filename})"
-        ) from error
+        raise not_listed(f"tars {pattern!r}", error) from error
     if not paths:
         hint = ""
         if below := _folder_of_tars(pattern):

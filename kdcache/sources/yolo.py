@@ -29,6 +29,7 @@ from kdcache.sources.folder_files import (
     files_below,
     is_hidden,
     looks_like_image,
+    not_listed,
     tell_passed_over,
 )
 from kdcache.sources.listings import Array
@@ -139,8 +140,7 @@ def _listed(root: str, split: str) -> tuple[list[str], list[str | None]]:
         files = files_below(root, f"images/{split}")
         label_files = set(files_below(root, f"labels/{split}"))
     except OSError as error:
-        message = " ".join(str(error).split())
-        raise SourceError(f"{where}: {message}") from error
+        raise not_listed(where, error) from error
     images = [path for path in sorted(files) if _is_image(path, where)]
     if not images:
         raise SourceError(

@@ -25,6 +25,7 @@ from kdcache.cache.coverage import ask_for, note_left_out
 from kdcache.cache.documents.commit import mean_statistics, seed_if_grouped
 from kdcache.cache.documents.parts import Absence, ConvertedFrom, Probe
 from kdcache.cache.formats.protocol import Unit
+from kdcache.cache.opening import require_apart
 from kdcache.cache.source import source_of
 from kdcache.cache.source_list import names_of, require_unique_keys
 from kdcache.cache.stored_samples import stored_samples
@@ -75,6 +76,7 @@ def convert_cache(
     """
     old = open_cache(cache)
     _require_use(old, store, data, images)
+    require_apart(new, [cache])
     seeds = _complete(old)
     source = None
     if store == "webdataset":

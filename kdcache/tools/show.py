@@ -12,8 +12,8 @@ import kdcache.tasks
 import kdcache.views
 from kdcache.cache import Cache
 from kdcache.cache.source import local_images, source_of
-from kdcache.codec_error.plot import check_plot
-from kdcache.errors import KdcacheError, UsageError, brief, printable
+from kdcache.codec_error.plot import check_plot, save_figure
+from kdcache.errors import UsageError, brief, printable
 from kdcache.loader.cache_specs import NO_OPTIONS, CacheOptions
 from kdcache.shapes import Views
 from kdcache.tasks.picture import Picture, ShownView
@@ -123,7 +123,4 @@ def draw_view(
 def _save(figure: Any, file: str | Path, title: str) -> None:
     # a name may hold anything
     figure.suptitle(brief(printable(title)), fontsize=11, parse_math=False)
-    try:
-        figure.savefig(file, dpi=110)
-    except OSError as error:
-        raise KdcacheError(f"cannot write plot {file}: {error.strerror or error}") from error
+    save_figure(figure, file, dpi=110)

@@ -1,7 +1,9 @@
 """The metrics of a run: lines of numbers, in a file and for TensorBoard."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -56,18 +58,42 @@ class BoardMetrics:
         """Write below `path`; what is there past `step` is not shown any more.
 
         Raises:
-            KdcacheError: tensorboard is not installed.
+            KdcacheError: tensorboard is not installed, or the folder cannot be written.
         """
+        self._path = path
         self._others = others
-        self._writer = summary_writer()(str(path), purge_step=step + 1)
+        writer = summary_writer()
+        if not isinstance(threading.excepthook, _ThreadErrors):
+            threading.excepthook = _ThreadErrors(threading.excepthook)
+        with _told_of(path):
+            self._writer = writer(str(path), purge_step=step + 1)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Write the line's numbers, below its kind."""
+        """Write the line's numbers, below its kind.
+
+        Raises:
+            KdcacheError: the disk is full, or the folder cannot be written.
+        """
         self._others.write(line)
-        for name, value in line.items():
-            if isinstance(value, int | float) and name not in ("step", "epoch"):
-                self._writer.add_scalar(f"{line['kind']}/{name}", value, line["step"])
-        self._writer.flush()
+        with _told_of(self._path):
+            for name, value in line.items():
+                if isinstance(value, int | float) and name not in ("step", "epoch"):
+                    self._writer.add_scalar(f"{line['kind']}/{name}", value, line["step"])
+            self._writer.flush()
+
+
+class _ThreadErrors:
+    """Says what ends a thread, but for those that TensorBoard writes in: `flush` raises it again,
+    and a traceback would stand beside the line of the command."""
+
+    def __init__(self, others: Callable[[threading.ExceptHookArgs], object]) -> None:
+        """Take what says it of all other threads."""
+        self._others = others
+
+    def __call__(self, failure: threading.ExceptHookArgs) -> None:
+        """Say what ended a thread."""
+        if not type(failure.thread).__module__.startswith("tensorboard."):
+            self._others(failure)
 
 
 class CalledMetrics:
@@ -149,12 +175,19 @@ class MetricsFile:
         Raises:
             KdcacheError: the disk is full, or the file cannot be written.
         """
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            way_out = f"{what_is_kept(self._path.parent)}: make room and run again"
-            raise KdcacheError(f"cannot write {self._path}: {error.strerror}; {way_out}") from error
+        with _told_of(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+@contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Have an error of writing metrics name the file or folder in the run's, and the way out."""
+    try:
+        yield
+    except OSError as error:
+        way_out = f"{what_is_kept(path.parent)}: make room and run again"
+        reason = error.strerror or error
+        raise KdcacheError(f"cannot write {path}: {reason}; {way_out}") from error
 
 
 def _is_of_the_past(line: Mapping[str, Any], step: int, epochs: int | None) -> bool:

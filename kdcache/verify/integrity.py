@@ -91,7 +91,8 @@ class CheckReport:
                 file.write(text)
         except OSError as error:
             raise KdcacheError(
-                f"cannot write report {self._path}: {error.strerror}; choose another file"
+                f"cannot write report {self._path}: {error.strerror}; choose another file, or"
+                " make room and run again"
             ) from error
 
 

@@ -43,7 +43,8 @@ def load_recipe(name: str | Path) -> "kdcache.views.Recipe":
     """
     function = own_function(name)
     if function is None:
-        return kdcache.views.Recipe(Path(name).stem, recipe_table(name))
+        table = recipe_table(name)
+        return kdcache.views.Recipe(Path(name).stem, table)
     given = load_function(function, _WHAT, shipped_recipes(), error=RecipeError)
     if isinstance(given, kdcache.views.Recipe):
         return given

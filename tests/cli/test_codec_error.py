@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from map_caches import made
-from runs import CONV, DIGITS, dump
+from runs import CONV, DIGITS, dump, largest_file
 
 from kdcache_cli import main
 
@@ -80,6 +80,11 @@ def test_a_plot_is_drawn(logits: Path, tmp_path: Path, name: str) -> None:
         == 0
     )
     assert (tmp_path / name).stat().st_size > 5000
+    whole = (tmp_path / name).read_bytes()
+    with largest_file(1_000):
+        done = run(logits, "--codec", "topk:k=3", "--plot", tmp_path / name)
+    assert done.exit_code == 1 and "write elsewhere, or make room" in done.stderr
+    assert (tmp_path / name).read_bytes() == whole and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_codec_that_fails_is_a_row_with_its_reason_below(logits: Path) -> None:

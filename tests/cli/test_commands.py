@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from safetensors.torch import save_file
 from tiny_models import FEW, conv
 
 from kdcache.cache import open_cache
+from kdcache.errors import KdcacheError
 from kdcache.train.metrics_reading import read_metrics
-from kdcache_cli import processes
+from kdcache_cli import processes, quickstart
 from kdcache_cli.commands import main
 from kdcache_cli.processes import run_command
 
@@ -612,6 +615,46 @@ def test_a_quickstart_that_has_no_place_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = kdcache("quickstart", "--out", tmp_path / "file")
     assert done.exit_code == 1 and "cannot make folder" in done.stderr
+
+
+CTRL_C = "os.kill(os.getpid(), signal.SIGINT); time.sleep(10)"
+EARLY = f"""
+class Finder:
+    def find_spec(self, name, *others):
+        if name == "kdcache_cli.verify":
+            {CTRL_C}
+
+sys.meta_path.insert(0, Finder())
+"""
+LATE = f"""
+@atexit.register
+def end():
+    {CTRL_C}
+"""
+
+
+@pytest.mark.parametrize("when", [EARLY, LATE], ids=["before", "after"])
+def test_ctrl_c_outside_a_command_ends_the_program_without_a_traceback(when: str) -> None:
+    heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # where tests ignore it
+    program = f"import atexit, os, signal, sys, time\n{heard}\n{when}\nimport runpy\n"
+    program += "runpy.run_module('kdcache', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--version"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def test_a_step_of_the_quickstart_that_could_not_write_its_log_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(words: Sequence[str], *, stdout: Path, stderr: Path) -> int:
+        stderr.touch()
+        return 1
+
+    (tmp_path / "logs").mkdir()
+    monkeypatch.setattr(quickstart, "run_command", fail)
+    with pytest.raises(KdcacheError, match="it left no message; if the disk is full, make room"):
+        quickstart.Steps(tmp_path, 7).run("train a teacher", "train-student")
 
 
 def test_steps_of_the_quickstart_run_in_processes_of_their_own(

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 from matplotlib.text import Text
 from PIL import Image
-from runs import CONV, dump
+from runs import CONV, dump, largest_file
 
 from kdcache_cli.commands import main
 
@@ -48,6 +48,18 @@ def test_a_view_is_drawn(caches: Path, tmp_path: Path, name: str, data: str) -> 
     assert colours is not None and len(colours) > 100
     if name == "maps":  # the view's red channel is 40 times the class
         assert {colour[0] for _, colour in colours} >= {0, 40, 80, 120}
+
+
+def test_a_picture_is_whole_or_the_one_before_it_stays(caches: Path, tmp_path: Path) -> None:
+    file = tmp_path / "view.png"
+    file.write_bytes(b"the one before it")
+    words = ["show", str(caches / "digits"), "--view", "3:0", "-o", str(file), "--data", DIGITS]
+    with largest_file(2_000):  # a slab has less
+        done = CliRunner().invoke(main, words)
+    assert done.exit_code == 1
+    assert "view.png: File too large; write elsewhere, or make room" in done.stderr
+    assert file.read_bytes() == b"the one before it"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def texts_that_are_drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from command_line import kdcache, kdcache_json, mistake
+from runs import largest_file
 
 from kdcache.config.files import load_config
 from kdcache.config.starter import starter_text
@@ -23,6 +24,14 @@ def test_a_file_to_begin_with_is_written_and_loads(tmp_path: Path) -> None:
     training = load_config(TrainConfig, "train-student", file=str(file), flags={})
     assert dumping.cache == training.cache and dumping.data == training.data
     assert "exists; give another name" in mistake("init", file)
+
+
+def test_a_full_disk_leaves_no_file_that_is_in_the_way(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    with largest_file(100):
+        assert "make room" in mistake("init", file)
+    assert not list(tmp_path.iterdir())
+    assert f"kdcache train-student --config {file}" in kdcache("init", file)
 
 
 def test_every_line_that_is_commented_out_may_stand(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tiny_models import Noise
 
 from kdcache.config.spec import Spec
 from kdcache.errors import ModelError, UsageError
-from kdcache.loader.cache_specs import parse_cache
+from kdcache.loader.cache_specs import NO_OPTIONS, parse_cache
 from kdcache.loader.class_map import read_class_map, read_teacher_names
 from kdcache.models.imagenet_names import imagenet_names
 from kdcache.sources import DatasetSource
@@ -101,6 +101,15 @@ def test_or_those_of_the_weights_of_a_run(tmp_path: Path) -> None:
         read_teacher_names(str(tmp_path / "bare" / "student.safetensors"), 10)
     with pytest.raises(ModelError, match="does not exist"):
         read_teacher_names(str(tmp_path / "none.safetensors"), 10)
+
+
+@pytest.mark.parametrize("name", ["lr=0.1", "a,b", "a,weight=2", " a", 'a"b'])
+def test_a_cache_that_is_there_may_have_any_name(tmp_path: Path, name: str) -> None:
+    path = str(tmp_path / name / "cache")
+    Path(path).mkdir(parents=True)
+    assert parse_cache(path) == (path, NO_OPTIONS)
+    with pytest.raises(UsageError):
+        parse_cache("lr=0.1/none")
 
 
 def test_names_without_a_map_are_refused() -> None:

@@ -9,8 +9,10 @@ import torch
 from command_line import kdcache_json
 from runs import DIGITS, MLP, dump, train, train_config
 from safetensors.torch import load_file
+from tiny_models import FEW
 
 from kdcache.cache import open_cache
+from kdcache.config.spec import parse_spec
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.models.model import open_model
 from kdcache.models.run_folders import model_spec
@@ -46,6 +48,17 @@ def test_a_folder_means_the_student_with_its_best_weights(run: Path, tmp_path: P
     (tmp_path / "config.toml").write_text('[train-student]\nstudent = "timm:resnet18"\n')
     with pytest.raises(KdcacheError, match="has no weights yet"):
         model_spec(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["14:30", "a=b", "a,b", " a"])
+def test_a_run_that_is_there_may_have_any_name(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).symlink_to(run)
+    weights = parse_spec(model_spec(name)).options["weights"]
+    assert weights == f"{name}/best.safetensors"
+    assert kdcache_json("evaluate", name, *PLACE)["samples"] == FEW
 
 
 def test_a_run_is_a_teacher(run: Path, tmp_path: Path) -> None:

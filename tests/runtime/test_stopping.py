@@ -109,6 +109,25 @@ def test_a_wait_inside_a_loop_ends_at_once_and_tells_what_the_loop_keeps() -> No
             raise AssertionError("it was told before")
 
 
+def test_a_signal_in_the_middle_of_a_fork_ends_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is raised there Python prints, and passes over."""
+    block = signal.pthread_sigmask
+
+    def block_and_send(how: int, numbers: Any) -> Any:
+        before = block(how, numbers)
+        if how == signal.SIG_BLOCK:
+            signal.raise_signal(signal.SIGINT)
+        return before
+
+    with pytest.raises(StopInterrupt), interrupting():
+        monkeypatch.setattr(signal, "pthread_sigmask", block_and_send)
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        os.waitpid(child, 0)
+        time.sleep(10)
+
+
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
     """As after nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

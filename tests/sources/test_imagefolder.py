@@ -107,6 +107,9 @@ def test_a_folder_without_classes_or_images_is_told(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     with pytest.raises(SourceError, match="class folder cat holds no image"):
         open_source(f"imagefolder:{tmp_path}")
+    (tmp_path / "cat" / "zarr.json").touch()
+    with pytest.raises(SourceError, match="or move the folder elsewhere: it is a cache"):
+        open_source(f"imagefolder:{tmp_path}")
 
 
 def test_the_fingerprint_of_existing_caches_stays(folder: Path) -> None:
@@ -245,3 +248,18 @@ def test_a_pipe_among_the_images_is_named_and_not_waited_for(folder: Path) -> No
     for read in (source.sample, source.contents, source.stored):  # type: ignore[attr-defined]
         with pytest.raises(UnreadableSampleError, match=r"z\.png.* a named pipe, not a plain file"):
             read(index)
+
+
+@pytest.mark.parametrize(
+    ("number", "way_out"),
+    [(13, "have its owner allow it"), (5, "see that its disk or mount is well, and run again")],
+)
+def test_folders_that_cannot_be_listed_are_told_with_the_way_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, way_out: str
+) -> None:
+    def fail(path: str) -> None:
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(SourceError, match=f"cannot be listed: .*; {way_out}$"):
+        open_source(f"imagefolder:{folder}")

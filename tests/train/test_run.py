@@ -43,7 +43,7 @@ from kdcache.runtime.device import ComputeConfig
 from kdcache.train.checkpoint import held_folder, save_checkpoint
 from kdcache.train.config import EmaConfig
 from kdcache.train.data import TrainingData
-from kdcache.train.metrics_log import MetricsFile
+from kdcache.train.metrics_log import BoardMetrics, MetricsFile, NoMetrics
 from kdcache.train.metrics_reading import read_metrics
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 from kdcache.train.plan import plan_training
@@ -270,6 +270,17 @@ def test_every_second_epoch_and_the_last_are_evaluated_as_they_would_be_anyway(
     assert scores[1] == {epoch: scores[0][epoch] for epoch in scores[1]}
     assert second["top1"] == every["top1"]
     assert second["best_top1"] == max(scores[1].values()) == scores[1][second["best_epoch"]]
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_at_the_files_for_tensorboard_is_told_with_the_way_out(tmp_path: Path) -> None:
+    told = r"cannot write .*/tensorboard: .*; no checkpoint was written yet: make room and run"
+    place = tmp_path / "tensorboard"
+    with largest_file(10), pytest.raises(KdcacheError, match=told):
+        BoardMetrics(place, step=0, others=NoMetrics())
+    board = BoardMetrics(place, step=0, others=NoMetrics())
+    with largest_file(10), pytest.raises(KdcacheError, match=told):
+        board.write({"kind": "step", "step": 1, "loss": 2.5})
 
 
 def test_metrics_also_go_to_tensorboard(tmp_path: Path, cache: str) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from caches import fill, flipped, records
+from caches import contents, fill, flipped, records
 from PIL import Image
-from runs import CONV, DIGITS, IN_PROCESS, dump
+from runs import CONV, DIGITS, IN_PROCESS, dump, largest_file
 from tiny_models import FEW
 
 from kdcache.cache import Cache, open_cache
@@ -141,6 +141,8 @@ def test_a_report_of_another_cache_is_refused(cache: Cache, tmp_path: Path) -> N
     assert path.read_text() == "notes of mine" and text
     with pytest.raises(KdcacheError, match="cannot write report"):
         verify_cache(cache, report=tmp_path / "nowhere" / "report")
+    with largest_file(10), pytest.raises(KdcacheError, match=r"report .*make room and run again"):
+        verify_cache(cache, report=tmp_path / "full")
 
 
 def test_an_object_that_cannot_be_read_is_a_fault(cache: Cache) -> None:
@@ -238,6 +240,24 @@ def test_a_lost_array_document_is_a_fault_and_the_next_dump_restores_it(tmp_path
         document.read_bytes() == whole
         and verify_cache(open_cache(tmp_path / "cache"))["faults"] == []
     )
+
+
+@pytest.mark.parametrize("digests", [False, True])
+def test_a_damaged_list_of_the_source_is_written_anew_by_the_way_out(
+    tmp_path: Path, digests: bool
+) -> None:
+    settings = {"content_digests": digests, "unit_rows": 64}
+    dump(tmp_path / "cache", **settings)
+    before = [(name, data) for name, (data, _) in contents(tmp_path / "cache").items()]
+    (names,) = (tmp_path / "cache").glob("source/*/names/c/0")
+    names.write_bytes(b"")
+    (fault,) = verify_cache(tmp_path / "cache")["faults"]
+    found = re.search(r"or delete (\S+) and run the dump again", fault)
+    assert found, fault
+    shutil.rmtree(found[1])
+    assert dump(tmp_path / "cache", **settings)["units_written"] == 0
+    after = [(name, data) for name, (data, _) in contents(tmp_path / "cache").items()]
+    assert after == before and verify_cache(tmp_path / "cache")["faults"] == []
 
 
 @pytest.fixture(scope="module")

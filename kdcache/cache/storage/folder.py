@@ -18,6 +18,7 @@ from kdcache.errors import CacheError, LargeObjectError, brief
 
 _MOST_DEPTH = 32
 """Folders in folders; a cache has five."""
+_OF_A_DISK = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT)
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 
 
@@ -281,7 +282,12 @@ def _forget(descriptor: int) -> None:
 
 def _unable(verb: str, target: Path, error: OSError) -> CacheError:
     reason = error.strerror or error
-    return CacheError(f"cannot {verb} {target}: {reason}")
+    way_out = ""
+    if isinstance(error, PermissionError):
+        way_out = "; have its owner allow it"
+    elif error.errno in _OF_A_DISK:
+        way_out = "; see that its disk or mount is well, and run again"
+    return CacheError(f"cannot {verb} {target}: {reason}{way_out}")
 
 
 def _explained(error: OSError, target: Path, size: int) -> CacheError:

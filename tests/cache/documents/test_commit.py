@@ -102,7 +102,9 @@ def test_the_commit_of_another_unit_is_refused(tmp_path: Path) -> None:
     cache = fill(tmp_path, 5, 6)
     (tmp_path / commit_key(5, 1)).write_bytes((tmp_path / commit_key(6, 1)).read_bytes())
     with pytest.raises(
-        DamagedUnitError, match=r"seed 5, unit 1 .*its commit is that of seed 6, unit 1"
+        DamagedUnitError,
+        match=r"seed 5, unit 1 .*its commit is that of seed 6, unit 1 .*; delete .*/commits/00005/"
+        r"000001\.json and .*/seeds/00005/records/c/1/0 and run the dump again",
     ):
         cache.commit_of(5, 1)
 

@@ -300,8 +300,15 @@ def test_list_is_sorted_and_leaves_temporary_files_out(tmp_path: Path) -> None:
     assert [entry.key for entry in temporaries(folder)] == ["f/.2.0123456789abcdef.tmp"]
 
 
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.EIO, "Input/output error; see that its disk or mount is well, and run again"),
+        (errno.EACCES, "Permission denied; have its owner allow it"),
+    ],
+)
 def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, told: str
 ) -> None:
     folder = Folder(tmp_path)
     folder.publish("a/b/key", b"data")
@@ -309,11 +316,11 @@ def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(
 
     def failing(path: Any) -> Any:
         if Path(path).name == "b":
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            raise OSError(number, os.strerror(number), str(path))
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", failing)
-    with pytest.raises(CacheError, match=r"cannot list .*a/b: Input/output error"):
+    with pytest.raises(CacheError, match=f"cannot list .*a/b: {told}"):
         list(folder.walk())
     assert list(folder.walk("absent")) == []
 
