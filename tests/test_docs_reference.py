@@ -6,8 +6,11 @@ from types import ModuleType
 
 import pytest
 from pages import DOCS, GENERATED, name_of
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection.ssd import SSD
 
 import kdcache
+from kdcache.models.torchvision import plain_parameters
 
 SCRIPT = DOCS / "reference" / "generate.py"
 
@@ -45,3 +48,11 @@ def test_every_setting_has_a_text_under_it(generate: ModuleType) -> None:
             names = {field.name for field, _ in generate._fields(cls)}
             tables = {"ray", "compute", "optimizer", "schedule", "ema"}
             assert names - tables == set(generate.field_docs(cls)) - tables, table
+
+
+def test_the_page_on_detection_has_all_options_of_detectors() -> None:
+    page = (DOCS / "reference" / "detection.md").read_text()
+    for cls in (FCOS, FasterRCNN, RetinaNet, SSD):
+        for option in plain_parameters(cls):
+            names = {option, option.removeprefix("rpn_").removeprefix("box_")}
+            assert any(f"`{name}`" in page for name in names), option

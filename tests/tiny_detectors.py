@@ -112,6 +112,13 @@ def retinanet(
     return lively(RetinaNet(TwoLevels(), classes, anchor_generator=generator))
 
 
+def unsure(classes: int = 3, seed: int = 0) -> nn.Module:
+    """Give a detector that keeps no box, for its threshold."""
+    model = retinanet(classes, seed)
+    model.score_thresh = 1.0
+    return model
+
+
 def fcos(classes: int = 3, seed: int = 0) -> nn.Module:
     """Return an FCOS, with one anchor at each place."""
     torch.manual_seed(seed)

@@ -137,7 +137,7 @@ def _print(result: Mapping[str, Any]) -> None:
         _print_note(f"{spec} fails: {reason}")
     _print_note(
         "*: on the front: none takes fewer bytes at as small an error of `both`, the worst of the"
-        " tables above"
+        " tables above; of equal ones the first"
     )
 
 

@@ -337,7 +337,7 @@ def _maps_text(manifest: dict[str, Any]) -> str:
 def _positions_text(positions: dict[str, Any]) -> str:
     parts: list[str] = []
     for name, value in positions.items():
-        if name != "kind":
+        if name != "kind" and value != "":
             parts.append(f"{name} {value}")
     return f"{positions['kind']} of {', '.join(parts)}"
 

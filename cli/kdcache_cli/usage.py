@@ -62,6 +62,12 @@ def usage_text(error: click.UsageError, name: str) -> str:
     if isinstance(error, click.NoSuchOption):
         flags = _flags_of(error.ctx)
         option = error.option_name
+        argument = _argument_called(option.lstrip("-"), error.ctx)
+        if argument is not None:
+            return (
+                f"{name} has no option {option}: {argument} stands by itself; write"
+                f" {name} {argument}, see {name} --help"
+            )
         return _unknown_text(f"{name} has no option {option}", option, flags, name)
     if isinstance(error, click.MissingParameter) and error.param is not None:
         return f"{name} needs {_parameter_name(error.param)}; see {name} --help"
@@ -69,11 +75,24 @@ def usage_text(error: click.UsageError, name: str) -> str:
     return f"{name}: {message[:1].lower()}{message[1:]}; see {name} --help"
 
 
+def _argument_called(word: str, ctx: click.Context | None) -> str | None:
+    """Return the argument of a command that a word names, as its help has it; None if none is
+    called so."""
+    if ctx is None:
+        return None
+    for parameter in ctx.command.get_params(ctx):
+        name = _parameter_name(parameter).strip("[]")
+        if isinstance(parameter, click.Argument) and word.upper() in name.split("|"):
+            return name
+    return None
+
+
 def _flags_of(ctx: click.Context | None) -> list[str]:
     flags: list[str] = []
     if ctx is not None:
         for parameter in ctx.command.get_params(ctx):
-            flags += parameter.opts
+            if isinstance(parameter, click.Option):
+                flags += parameter.opts
     return flags
 
 

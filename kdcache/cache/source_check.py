@@ -20,6 +20,7 @@ from kdcache.runtime.contrast import joined
 from kdcache.sources import Source
 from kdcache.sources.files import NO_FILE, Numbers
 from kdcache.sources.protocol import Listed
+from kdcache.targets import task_of
 
 WAY_OUT = "give the same data, or dump into a new cache"
 _COMPARED = {
@@ -111,8 +112,17 @@ def _difference(cache: Cache, source: Source) -> str:
     """Return in what a source differs, the most telling first; nothing if it does not."""
     entry = cache.manifest.source
     rows = cache.manifest.rows
+    task = task_of(source)
+    if task != cache.manifest.task:
+        return f"data is for {task}, the cache for {cache.manifest.task}"
     if entry.classes not in (None, source.classes):
-        return f"data has {source.classes} classes, the cache was made from {entry.classes}"
+        difference = f"data has {source.classes} classes, the cache was made from {entry.classes}"
+        if cache.manifest.layout.is_of_softmaxes:
+            difference += (
+                " (where labels are others on purpose, dump this data with"
+                f" --teacher-classes {cache.manifest.classes}, and train with a map of classes)"
+            )
+        return difference
     is_other = source.fingerprint != entry.fingerprint or len(source) != rows
     if not is_other and _has_sizes_of(source, entry):
         return ""

@@ -14,7 +14,6 @@ from kdcache.codec_error.measured_logits import measured_seeds
 from kdcache.codec_error.pairs import Pairs, pairs_of_two_views
 from kdcache.codec_error.position_sample import (
     MAP_VIEWS,
-    NEXT_POSITION,
     PositionSample,
     measured_rows,
     position_sample,
@@ -176,7 +175,7 @@ def _positions_of_cache(
     layout = cache.manifest.layout
     whole_rows = measured_rows(rows, layout, cache.manifest.row_width)
     count = -(-num_rows // len(rows))
-    proxy = NEXT_POSITION
+    proxy = None
     ran = None
     if student is not None:
         proxy = student.model.spec

@@ -99,9 +99,9 @@ def codec_costs(
         `taus`, `batch_sizes`, `failed` (by spec, why a codec cannot be fitted or hold these logits)
         and `codecs`, a list of `codec` (its spec), `bytes` per view as stored, `record_bytes`,
         `worst` (the largest error of `both`), whether it is on the `front` (no other one takes as
-        few bytes at as small a `worst`), and `gradients`: a list of `tau`, `batch_size`, and for
-        each of `TERMS` its `error` and `cosine`. A batch has at most as many views as are measured,
-        where these have several positions.
+        few bytes at as small a `worst`; of equal ones the first), and `gradients`: a list of `tau`,
+        `batch_size`, and for each of `TERMS` its `error` and `cosine`. A batch has at most as many
+        views as are measured, where these have several positions.
 
     Raises:
         UsageError: fewer rows than a batch.
@@ -118,8 +118,8 @@ def codec_costs(
     costs = []
     for spec, (codec, records) in encodings.items():
         costs.append(_cost(spec, codec, records, differences[spec]))
-    for cost in costs:
-        cost["front"] = _is_on_front(cost, costs)
+    for place, cost in enumerate(costs):
+        cost["front"] = _is_on_front(place, costs)
     return {"taus": list(taus), "batch_sizes": sizes, "codecs": costs, "failed": reasons}
 
 
@@ -283,11 +283,13 @@ def _terms(
     return [*dist_terms(student, teacher, tau=tau, activation=activation), kl]
 
 
-def _is_on_front(cost: Mapping[str, Any], costs: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether no other codec is as good in bytes and error and better in one."""
-    for other in costs:
-        is_as_good = other["bytes"] <= cost["bytes"] and other["worst"] <= cost["worst"]
-        is_equal = other["bytes"] == cost["bytes"] and other["worst"] == cost["worst"]
-        if is_as_good and not is_equal:
+def _is_on_front(place: int, costs: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether no other codec is as good in bytes and error and better in one, nor an earlier
+    one as good in both."""
+    size, worst = costs[place]["bytes"], costs[place]["worst"]
+    for other_place, other in enumerate(costs):
+        is_as_good = other["bytes"] <= size and other["worst"] <= worst
+        is_better = other["bytes"] < size or other["worst"] < worst
+        if is_as_good and (is_better or other_place < place):
             return False
     return True

@@ -25,7 +25,8 @@ def measured_seeds(cache: Cache, *, student: str | None, data: str | None) -> li
         exact_specs = " or ".join([f"full:dtype={dtype}" for dtype in EXACT_DTYPES])
         raise CacheError(
             f"cache {cache} holds {codec_spec(cache.codec)}; codecs are measured against exact"
-            f" logits: {exact_specs}"
+            f" logits: {exact_specs}; give a cache of these, or in its place --teacher, --data and"
+            " --recipe"
         )
     if (student is None) != (data is None):
         raise UsageError(

@@ -26,7 +26,6 @@ from kdcache.shapes import Rows, ViewLogits
 from kdcache.sources.index_cache import Arrays
 from kdcache.views import keyed_permutation
 
-NEXT_POSITION = "the teacher at the next position"
 MAP_VIEWS = 64
 """Views that are taken, where no number is said."""
 MEASURED_VIEWS = 16
@@ -156,15 +155,23 @@ def _drawn(positions: Tensor, row: int, count: int) -> Tensor:
     return flat[keyed_permutation(len(flat), 0, row)[:count]]
 
 
+def next_place_text(layout: Layout) -> str:
+    """Return in words what is in the student's place where there is none."""
+    if layout.has_boxes:
+        return "the teacher at the next proposal"
+    return "the teacher at the next position"
+
+
 def position_sample(
-    parts: Sequence[Arrays], layout: Layout, *, proxy: str = NEXT_POSITION
+    parts: Sequence[Arrays], layout: Layout, *, proxy: str | None = None
 ) -> PositionSample:
     """Return the sample that `positions_of_views` gave in parts.
 
     Args:
         parts: of it.
         layout: of the logits.
-        proxy: what the student's logits are, in words.
+        proxy: what the student's logits are, in words; by default the teacher's own, see
+            `neighbours`.
     """
     arrays = {}
     for name in parts[0]:
@@ -181,7 +188,7 @@ def position_sample(
     return PositionSample(
         teacher=torch.from_numpy(arrays["teacher"]),
         groups=arrays["rows"],
-        proxy=proxy,
+        proxy=proxy or next_place_text(layout),
         whole=MeasuredViews(logits=whole, student=student, layout=layout, boxes=boxes),
         whole_rows=arrays["whole_rows"],
     )

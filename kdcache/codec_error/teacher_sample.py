@@ -12,9 +12,9 @@ from kdcache.codec_error.ladder import most_positions
 from kdcache.codec_error.pairs import Pairs, pairs_of_two_views
 from kdcache.codec_error.position_sample import (
     MAP_VIEWS,
-    NEXT_POSITION,
     PositionSample,
     measured_rows,
+    next_place_text,
     position_sample,
     positions_of_views,
 )
@@ -114,13 +114,14 @@ def require_alike(student: VisionModel, layout: Layout) -> None:
     if layout.has_boxes:
         raise UsageError(
             f"student {student.spec} has proposals of its own, and codecs are measured at the"
-            " teacher's; leave student out: the teacher at the next proposal is in its place"
+            " teacher's; leave student out:"
+            f" {next_place_text(layout)} is in its place"
         )
     if student.layout != layout:
         raise UsageError(
             f"logits of student {student.spec} do not lie as the teacher's:"
             f" {student.layout.contrast(layout)}; choose one whose logits do, or leave student out:"
-            f" {NEXT_POSITION} is in its place"
+            f" {next_place_text(layout)} is in its place"
         )
 
 
@@ -216,7 +217,7 @@ def _positions(
         )
 
     parts = run.parts(models, dataset, requests, gathered, compute)
-    proxy = NEXT_POSITION
+    proxy = None
     if len(models) > 1:
         proxy = models[1].spec
     sample = position_sample(parts, layout, proxy=proxy)

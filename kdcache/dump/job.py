@@ -38,10 +38,12 @@ from kdcache.dump.new_manifest import mixing_block, new_manifest, tar_settings, 
 from kdcache.dump.present_cache import codec_of_cache
 from kdcache.dump.source import known_source
 from kdcache.dump.unit import UnitMaker
+from kdcache.errors import UsageError
 from kdcache.models.batch_trial import settled_batch_size
 from kdcache.models.model import open_model
 from kdcache.models.specs import check_model
 from kdcache.models.vision_model import VisionModel
+from kdcache.models.weight_misfit import DETECTOR_ADVICE, classes_advice
 from kdcache.models.wrapping import tried_model
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import own_place
@@ -258,6 +260,11 @@ def _opened(config: DumpConfig, objects: GivenObjects) -> _Opened:
     if config.codec is not None:
         open_codec(config.codec, classes=classes)
     teacher = _teacher(config, objects, recipe, classes=classes, task=task_of(source))
+    if classes != source.classes and not teacher.layout.is_of_softmaxes:
+        raise UsageError(
+            f"the teacher has {classes} classes, data {source.spec} {source.classes}:"
+            f" {DETECTOR_ADVICE}"
+        )
     return _Opened(source, recipe, teacher, classes, labels)
 
 
@@ -283,7 +290,14 @@ def _teacher(
 ) -> VisionModel:
     """Return the teacher, as a program gave it or as the configuration names it."""
     if objects.teacher is None:
-        return open_model(config.teacher, classes=classes, recipe=recipe, trained=True, task=task)
+        return open_model(
+            config.teacher,
+            classes=classes,
+            recipe=recipe,
+            trained=True,
+            task=task,
+            classes_advice=classes_advice(task),
+        )
     return tried_model(objects.teacher, recipe, classes=classes, task=task, **objects.preprocessing)
 
 

@@ -9,11 +9,14 @@ from kdcache.models.weight_record import ORIGINS, without_options
 from kdcache.shapes import Size, as_size, sides, size_text
 from kdcache.sources import splits_of
 from kdcache.sources.evaluation_split import evaluation_split
+from kdcache.targets import ClassBoxes, task_of
 
 _CLASS_MAP = "map.csv"
 _STRIDES = (8, 16, 32)
 """Of a ResNet of timm, the finest first."""
 _MAP_BATCH = 16
+_DETECTION_LR = "0.01"
+"""The losses of a detector are sums: at the learning rate of classifiers they grow without end."""
 
 
 def training_command(job: Job) -> str:
@@ -39,6 +42,8 @@ def training_command(job: Job) -> str:
     words += ["--student", str(_student(job)), "--loss", "dist", "--epochs", "100"]
     if job.teacher.sites:
         words += ["--batch-size", str(_MAP_BATCH)]
+    if task_of(job.source) == ClassBoxes.task:
+        words += ["--lr", _DETECTION_LR]
     command = shlex.join(words)
     if not has_map:
         return command

@@ -20,6 +20,7 @@ from kdcache.runtime.wording import counted
 from kdcache.shapes import ClassMap
 from kdcache.sources import Classed, class_names_of
 from kdcache.sources.class_files import read_class_names
+from kdcache.targets import task_of
 
 _WEIGHTS = ".safetensors"
 _MOST_NAMED = 5
@@ -84,6 +85,12 @@ def class_map_of(cache: Cache, options: CacheOptions, source: Classed) -> ClassM
         MismatchError: the teacher has another number of classes, and there is no map.
     """
     num_classes = cache.manifest.classes
+    task = task_of(source)
+    if task != cache.manifest.task:
+        raise MismatchError(
+            f"cache {cache} is for {cache.manifest.task}, data {source.spec} for {task}; give the"
+            " data that the cache was made from"
+        )
     if options.classes is not None:
         names = None
         if options.names is not None:
@@ -224,7 +231,13 @@ def _classes_of(line: Columns, student: _Side, teacher: _Side, where: str) -> tu
             continue
         if side.places:
             choose(word, side.places, f"class of the {side.owner} ({where})")
-        raise UsageError(f"{problem}; the {side.owner}'s classes have no names, only numbers")
+        way_out = ""
+        if side is teacher:
+            way_out = ", or give their names: names=FILE, or names=RUN"
+        raise UsageError(
+            f"{problem}; the {side.owner}'s classes have no names here: write their numbers"
+            f" from 0{way_out}"
+        )
     student_class = student.place(line.fields[0], where)
     teacher_class = teacher.place(line.fields[1], where)
     if student_class >= student.num_classes or teacher_class >= teacher.num_classes:

@@ -87,8 +87,7 @@ def open_teacher(
 def _require_alone(cache: Cache, *, is_combined: bool, has_online: bool) -> None:
     """Raise a UsageError if logits are to be combined that cannot be, those of detectors."""
     layout = cache.manifest.layout
-    is_row_of_classes = layout.activation == "softmax" and not layout.has_background
-    if is_combined and not is_row_of_classes:
+    if is_combined and not layout.is_of_softmaxes:
         raise UsageError(
             "several teachers, or one of other classes, are combined as softmaxes of one row a"
             " position, which the scores of detectors are not; take one teacher, of the classes of"
@@ -179,7 +178,10 @@ def _what_suits(student: Layout, layout: Layout) -> str:
         return "two stages, as the teacher is"
     if student.has_boxes and not layout.has_boxes:
         return "one stage, as the teacher is"
-    return "the same levels, strides, anchors and activation"
+    return (
+        "the same levels, strides, anchors and activation: of the teacher's own kind, such as"
+        " retinanet for retinanet"
+    )
 
 
 def _online(

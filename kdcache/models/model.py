@@ -39,6 +39,7 @@ from kdcache.models.specs import (
 from kdcache.models.task_models import model_class
 from kdcache.models.trial import require_plain_state, tried
 from kdcache.models.vision_model import VisionModel, last_linear_names
+from kdcache.models.weight_facts import read_facts
 from kdcache.models.weight_misfit import TEACHER_ADVICE
 from kdcache.models.weights import load_weights
 from kdcache.views import Recipe
@@ -75,6 +76,7 @@ def open_model(
     """
     text = model_spec(text)
     asked = _taken_apart(text, classes, is_trained=trained, classes_advice=classes_advice)
+    _require_task(asked, task)
     make = model_class(task)
     builder = _builder(asked.spec, task)
 
@@ -153,6 +155,18 @@ def _taken_apart(
         is_trained=is_trained,
         classes_advice=classes_advice,
     )
+
+
+def _require_task(asked: _Asked, task: str) -> None:
+    """Raise a UsageError if a trained model's weights say that they are of another task."""
+    if not asked.is_trained or asked.files.whole is None:
+        return
+    facts = read_facts(asked.files.whole)
+    if facts is not None and facts.task != task:
+        raise UsageError(
+            f"model {asked.spec} is of {facts.task}, as its weights say, and one of {task} is"
+            f" wanted; take another, or data of {facts.task}"
+        )
 
 
 def _with_weights(asked: _Asked, build: _Build) -> Built:

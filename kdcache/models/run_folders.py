@@ -13,6 +13,8 @@ from kdcache.runtime.text_files import read_text
 CONFIG_FILE = "config.toml"
 STUDENT_FILE = "student.safetensors"
 BEST_FILE = "best.safetensors"
+_MOST_RUNS = 5
+"""That a message names."""
 COMMAND = "train-student"
 """The command that makes a run, and the table of its settings."""
 
@@ -63,10 +65,11 @@ def run_folder(text: str) -> Path:
             " timm:resnet18,weights=FILE"
         )
     if not (folder / CONFIG_FILE).is_file():
-        raise UsageError(
-            f"{folder} is no run: it has no {CONFIG_FILE}; give the folder of a run, or a model's"
-            " spec"
-        )
+        runs = sorted(path.parent for path in folder.glob(f"*/{CONFIG_FILE}"))
+        way_out = "give the folder of a run, or a model's spec"
+        if runs:
+            way_out = f"give one of the runs in it: {', '.join(map(str, runs[:_MOST_RUNS]))}"
+        raise UsageError(f"{folder} is no run: it has no {CONFIG_FILE}; {way_out}")
     return folder
 
 

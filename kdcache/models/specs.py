@@ -16,6 +16,9 @@ from kdcache.models.registry import FAMILIES
 from kdcache.models.run_folders import model_spec
 from kdcache.models.weight_formats import check_weight_file
 
+OWN_OPTIONS = frozenset((*PREPROCESSING, "head", "weights", "weights_backbone", "weights_key"))
+"""Options of a model's spec that are kdcache's, not those of the model's constructor."""
+
 _WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".tar", ".ckpt")
 
 
@@ -155,7 +158,17 @@ def require_trained(spec: Spec, options: dict[str, Any], files: WeightFiles) -> 
     if files.whole is not None or spec.name not in FAMILIES:
         return
     if not has_named_weights(spec, options):
-        raise ModelError(f"model {str(spec)!r} has no weights; add weights=FILE or pretrained=true")
+        raise ModelError(
+            f"model {str(spec)!r} has no weights; add weights=FILE or"
+            f" {_of_library(spec)}, or give the folder of a run"
+        )
+
+
+def _of_library(spec: Spec) -> str:
+    """Return the option that takes the weights of a model's library."""
+    if FAMILIES[spec.name].has_named_weights:
+        return "weights=DEFAULT"
+    return "pretrained=true"
 
 
 def _take_file(spec: Spec, options: dict[str, Any], name: str) -> Path | None:

@@ -6,19 +6,21 @@ torchvision:retinanet_resnet50_fpn,weights_backbone=DEFAULT                 of d
 """
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from kdcache.config.spec import Spec, choose
-from kdcache.config.user_functions import check_options
 from kdcache.errors import ModelError, UsageError
 from kdcache.models.building import Built, constructing
 from kdcache.models.coco_classes import keep_named_classes, named_classes
-from kdcache.targets import ClassBoxes, ClassMask
+from kdcache.models.specs import OWN_OPTIONS
+from kdcache.targets import ClassBoxes, ClassLabel, ClassMask
 
 _AUXILIARY = "aux_classifier"
+_NAMED_WEIGHTS = ("pretrained", "progress", "weights", "weights_backbone")
+_OF_RESIZING = frozenset(("max_size", "min_size", "size"))
+"""Options of detectors' own resizing."""
 
 
 def build_classifier(spec: Spec, classes: int | None, channels: int) -> Built:
@@ -32,7 +34,7 @@ def build_classifier(spec: Spec, classes: int | None, channels: int) -> Built:
 
     _require_colour(spec, channels)
     options: dict[str, Any] = dict(spec.options)
-    _require_classifier(spec)
+    _require_task(spec, ClassLabel.task)
     name = choose(spec.arg or "", models.list_models(module=models), "torchvision model")
     weights = _take_weights(options)
     entry = None
@@ -62,6 +64,7 @@ def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
 
     _require_colour(spec, channels)
     options: dict[str, Any] = {"weights_backbone": None, **spec.options}
+    _require_task(spec, ClassMask.task)
     name = choose(
         spec.arg or "",
         models.list_models(module=models.segmentation),
@@ -78,9 +81,7 @@ def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
         options["num_classes"] = classes
         if not name.startswith("lraspp"):
             options["aux_loss"] = bool(is_auxiliary)
-    builder = models.get_model_builder(name)
-    stated_options = {key: value for key, value in options.items() if value is not None}
-    check_options(builder, Spec(spec.name, spec.arg, stated_options), "model")
+    _require_segmenter_options(spec, name)
     _require_classes(spec, entry, classes)
     with constructing(spec, "its weights must be reachable"):
         whole = models.get_model(name, weights=entry, **options)
@@ -102,6 +103,7 @@ def build_detector(spec: Spec, classes: int | None, channels: int) -> Built:
 
     _require_colour(spec, channels)
     options: dict[str, Any] = {"weights_backbone": None, **spec.options}
+    _require_task(spec, ClassBoxes.task)
     name = choose(spec.arg or "", _detectors(), "torchvision detector")
     weights = _take_weights(options)
     entry = None
@@ -110,7 +112,7 @@ def build_detector(spec: Spec, classes: int | None, channels: int) -> Built:
         options.pop("weights_backbone")
     elif classes is not None:
         options["num_classes"] = classes + int(_has_background(name))
-    _require_detector_options(spec, name, options)
+    _require_detector_options(spec, name)
     with constructing(spec, "its weights must be reachable"):
         detector = models.get_model(name, weights=entry, **options)
     wishes: dict[str, Any] = {
@@ -124,13 +126,22 @@ def build_detector(spec: Spec, classes: int | None, channels: int) -> Built:
     return detector, wishes
 
 
-def _require_detector_options(spec: Spec, name: str, options: Mapping[str, Any]) -> None:
-    """Raise a UsageError for an option that a detector does not know: torchvision's take any."""
+def _require_segmenter_options(spec: Spec, name: str) -> None:
+    """Raise a UsageError for an option that a segmentation model does not know: torchvision's take
+    any, and pass it over."""
+    names = {*_NAMED_WEIGHTS}
+    if not name.startswith("lraspp"):
+        names.add("aux_loss")
+    _require_known(spec, names)
+
+
+def _require_detector_options(spec: Spec, name: str) -> None:
+    """Raise a UsageError for an option that a detector does not know, or that would do nothing:
+    torchvision's take any."""
     from torchvision import models  # noqa: PLC0415
 
     detection = models.detection
-    known_names: set[str] = {"num_classes"}
-    functions: list[Any] = [models.get_model_builder(name)]
+    names = {*_NAMED_WEIGHTS, "trainable_backbone_layers"}
     for start, cls in {
         "fcos": detection.FCOS,
         "retinanet": detection.RetinaNet,
@@ -139,11 +150,31 @@ def _require_detector_options(spec: Spec, name: str, options: Mapping[str, Any])
         "maskrcnn": detection.FasterRCNN,
     }.items():
         if name.startswith(start):
-            functions.append(cls.__init__)
-    for function in functions:
-        known_names.update(inspect.signature(function).parameters)
-    for option in options:
-        choose(option, sorted(known_names - {"self", "kwargs"}), f"option of model {spec}")
+            names |= plain_parameters(cls)
+    for option in sorted(_OF_RESIZING.intersection(spec.options)):
+        raise UsageError(
+            f"model {spec}: {option} is of the detector's own resizing, which is left out; say the"
+            " size of views by input_size=N or input_size=HEIGHTxWIDTH"
+        )
+    _require_known(spec, names - _OF_RESIZING)
+
+
+def plain_parameters(cls: type) -> set[str]:
+    """Return the parameters of a class whose values are numbers or switches: the others are parts
+    of a model, which no spec can say."""
+    parameters = inspect.signature(cls).parameters.values()
+    return {entry.name for entry in parameters if isinstance(entry.default, int | float)}
+
+
+def _require_known(spec: Spec, names: set[str]) -> None:
+    """Raise a UsageError for an option that is none of these, nor one of kdcache's own."""
+    for option in spec.options:
+        choose(
+            option,
+            names | OWN_OPTIONS,
+            f"option of model {spec.name}:{spec.arg},",
+            all_in="docs/reference/detection.md",
+        )
 
 
 def _detectors() -> list[str]:
@@ -154,19 +185,20 @@ def _detectors() -> list[str]:
     return [name for name in names if not name.startswith("keypointrcnn")]
 
 
-def _require_classifier(spec: Spec) -> None:
+def _require_task(spec: Spec, task: str) -> None:
     """Raise a UsageError if a model is one of another task."""
     from torchvision import models  # noqa: PLC0415
 
-    others = {
+    names_by_task = {
+        ClassLabel.task: models.list_models(module=models),
         ClassMask.task: models.list_models(module=models.segmentation),
         ClassBoxes.task: _detectors(),
     }
-    for task, names in others.items():
-        if spec.arg in names:
+    for other, names in names_by_task.items():
+        if other != task and spec.arg in names:
             raise UsageError(
-                f"model {spec} is of {task}, and one of classification is wanted; take another, or"
-                f" data of {task}, or say so (--task {task})"
+                f"model {spec} is of {other}, and one of {task} is wanted; take another, or"
+                f" data of {other}, or say so (--task {other})"
             )
 
 

@@ -6,12 +6,25 @@ from collections.abc import Iterable, Sequence
 from kdcache.errors import brief
 from kdcache.models.weight_formats import some_names
 from kdcache.models.weight_parts import Content, Part
+from kdcache.targets import ClassBoxes
 
 TEACHER_ADVICE = (
     "add --teacher-classes {given} to the dump (a student then needs a map of classes), or take a"
     " teacher of the data's classes"
 )
 """What to do with a teacher of other classes than the data; `given` is how many it has."""
+DETECTOR_ADVICE = (
+    "the scores of a detector are not mapped to other classes: take a teacher of the data's"
+    " classes, which train-student --loss ce makes of this one with head=new"
+)
+"""As `TEACHER_ADVICE`, of a detector."""
+
+
+def classes_advice(task: str) -> str:
+    """Return what to do with a teacher of a task that has other classes than the data."""
+    if task == ClassBoxes.task:
+        return DETECTOR_ADVICE
+    return TEACHER_ADVICE
 
 
 def other_content(content: Content, parts: Sequence[Part]) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from kdcache.config.spec import Spec, Value, parse_spec
 from kdcache.errors import ModelError, UsageError, shortened
-from kdcache.models.weight_facts import WeightFacts
+from kdcache.models.weight_facts import WeightFacts, facts_of
 from kdcache.runtime.console import say
+from kdcache.shapes import sides
 from kdcache.version import __version__
 
 ORIGINS = frozenset(("head", "weights", "weights_key", "pretrained"))
@@ -37,6 +38,21 @@ _IN_TRAINING = frozenset(
     )
 )
 """Options on which the logits of a trained model do not depend."""
+_OF_BOXES = frozenset(
+    (
+        "detections_per_img",
+        "iou_thresh",
+        "nms_thresh",
+        "positive_fraction",
+        "score_thresh",
+        "topk_candidates",
+        "bg_iou_thresh",
+        "fg_iou_thresh",
+    )
+)
+_OF_STAGES = ("box_", "rpn_")
+"""Options of torchvision's detectors that say which boxes are trained on and kept, not what logits
+these have; those of two stages begin so."""
 
 
 def weight_record(spec: str, facts: WeightFacts | None = None) -> dict[str, str]:
@@ -61,9 +77,8 @@ def require_recorded(metadata: Mapping[str, str], spec: Spec, path: Path) -> Non
     Raises:
         ModelError: the spec leaves out an option that the weights were trained with.
     """
-    ignored_names = ORIGINS | _IN_TRAINING
-    recorded_spec = _recorded_spec(metadata, ignored_names)
-    opened_spec = without_options(spec, ignored_names)
+    recorded_spec = _recorded_spec(metadata)
+    opened_spec = _without_same_size(_compared(spec), recorded_spec, metadata)
     if recorded_spec is None or recorded_spec == opened_spec:
         return
     lead = f"weights file {path} was trained as {shortened(str(recorded_spec), _SHOWN)}"
@@ -74,7 +89,7 @@ def require_recorded(metadata: Mapping[str, str], spec: Spec, path: Path) -> Non
             f"{lead}, and its spec here leaves out {options}, without which the same weights "
             "give other logits: add it, or say another value if that is meant"
         )
-    say(f"note: {lead}, and is opened as {opened_spec}: it may give other logits than it did")
+    say(f"note: {lead}, and is opened as {opened_spec}: {_meaning(recorded_spec, opened_spec)}")
 
 
 def without_options(spec: Spec, names: Collection[str]) -> Spec:
@@ -98,12 +113,45 @@ def _forgotten_options(recorded_spec: Spec, opened_spec: Spec) -> list[str]:
     return options
 
 
-def _recorded_spec(metadata: Mapping[str, str], ignored_names: Collection[str]) -> Spec | None:
+def _compared(spec: Spec) -> Spec:
+    """Return what is compared of a spec: what the logits of a trained model depend on."""
+    names = {*ORIGINS, *_IN_TRAINING}
+    if spec.name == "torchvision":
+        names |= _OF_BOXES
+        names.update(name for name in spec.options if name.startswith(_OF_STAGES))
+    return without_options(spec, names)
+
+
+def _without_same_size(
+    opened_spec: Spec, recorded_spec: Spec | None, metadata: Mapping[str, str]
+) -> Spec:
+    """Return a spec without an input size that is the one of the training, where the recipe said
+    it and not the recorded spec."""
+    size = opened_spec.options.get("input_size")
+    facts = facts_of(metadata)
+    if size is None or facts is None or recorded_spec is None:
+        return opened_spec
+    is_recorded = "input_size" in recorded_spec.options
+    height, width = sides(facts.size)
+    if is_recorded or str(size) not in (f"{height}x{width}", str(facts.size)):
+        return opened_spec
+    return without_options(opened_spec, ("input_size",))
+
+
+def _meaning(recorded_spec: Spec, opened_spec: Spec) -> str:
+    """Return what follows from a spec that differs from the recorded one."""
+    size = frozenset(("input_size",))
+    if without_options(recorded_spec, size) == without_options(opened_spec, size):
+        return "it sees images at another size than in training"
+    return "it may give other logits than it did"
+
+
+def _recorded_spec(metadata: Mapping[str, str]) -> Spec | None:
     text = metadata.get(_SPEC, "")
     if len(text) > _LONGEST:
         return None
     try:
-        return without_options(parse_spec(text), ignored_names)
+        return _compared(parse_spec(text))
     except UsageError:  # none, or not as we write it
         return None
 

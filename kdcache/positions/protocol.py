@@ -80,6 +80,12 @@ class Layout(ABC):
         """Return whether a student of this layout can be compared with a teacher of the other."""
         return self == other
 
+    @property
+    def is_of_softmaxes(self) -> bool:
+        """Whether a position's logits are those of one softmax over the classes alone: then their
+        probabilities can be averaged with another teacher's, and mapped to other classes."""
+        return self.activation == "softmax" and not self.has_background
+
     def contrast(self, other: "Layout") -> str:
         """Return in words how it differs from another."""
         if self.kind != other.kind:

@@ -30,7 +30,7 @@ from kdcache.report.score_sections import (
     setting_text,
 )
 from kdcache.report.svg import add_mark, canvas, markup
-from kdcache.runtime.console import say
+from kdcache.runtime.console import each_once, say
 from kdcache.runtime.files import whole_file
 from kdcache.runtime.wording import counted
 from kdcache.version import __version__
@@ -74,7 +74,8 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
     if note:
         say(f"note: {note}")
     caches = [cache_facts(path) for path in used_caches(runs)]
-    looks = _looked_at(groups, config)
+    with each_once():  # runs of one cache open the same data
+        looks = _looked_at(groups, config)
     could_evaluate = config.evaluate is None
     page = _rendered(_context(groups, reference, caches, looks, could_evaluate=could_evaluate))
     try:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL import Image
 from kdcache.config.spec import Spec
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import SourceError, quoted
+from kdcache.runtime.console import say
 from kdcache.runtime.images import decode_image, file_bytes, read_image
 from kdcache.runtime.text_files import path_bytes
 from kdcache.sources.dataset import MapStyle
@@ -22,6 +24,10 @@ from kdcache.targets.objects import ObjectBoxes
 
 ROW = np.dtype([("box", "<f4", 4), ("class", "<i4"), ("area", "<f4"), ("is_crowd", "?")])
 """An object: its left, upper, right and lower side, its class, its area, whether it is many."""
+_BEYOND = 1.05
+"""Times the side of its image to which a box may reach that was drawn a little too large."""
+_FEW_BEYOND = 0.1
+"""Share of boxes that reach beyond their images before it is told."""
 
 
 class ObjectRows:
@@ -64,6 +70,9 @@ class ObjectRows:
 class BoxedImages:
     """Image files below a folder, and the objects in them."""
 
+    kind: ClassVar[str] = "BoxedImages"
+    """The word for such a data set in its fingerprint."""
+
     def __init__(self, root: str, names: Iterable[str], objects: ObjectRows) -> None:
         """Take the images.
 
@@ -98,6 +107,75 @@ class BoxedImages:
     def objects_in(self, image: Image.Image, index: int) -> ObjectBoxes:
         """Return the objects of an image."""
         return self.objects.of(index)
+
+
+class SizedImages(BoxedImages):
+    """Images of which the annotations say how large they are."""
+
+    def __init__(
+        self,
+        root: str,
+        names: Sequence[str],
+        objects: ObjectRows,
+        sizes: Array,
+        files: str | Sequence[str],
+    ) -> None:
+        """Take the images.
+
+        Args:
+            root: the folder.
+            names: their paths below it.
+            objects: that they show.
+            sizes: width and height of each, int64 `[images, 2]`; 0 where that is not known.
+            files: that say so, for messages: one of all images, or one of each.
+        """
+        super().__init__(root, names, objects)
+        self._names = names
+        self._sizes = sizes
+        self._files = files
+
+    def objects_in(self, image: Image.Image, index: int) -> ObjectBoxes:
+        """Return the objects of an image.
+
+        Raises:
+            SourceError: it has another size than its file says, so that boxes would be elsewhere.
+        """
+        width, height = self._sizes[index].tolist()
+        if 0 not in (width, height) and (width, height) != image.size:
+            raise SourceError(
+                f"image {self.images[index]} has {image.width}x{image.height} pixels, and"
+                f" {self._file_of(index)} says {width}x{height}: its boxes are of another image;"
+                " give the images that the file was made for, or mend what it says"
+            )
+        return self.objects.of(index)
+
+    def tell_boxes_beyond(self, where: str, form: str) -> None:
+        """Say so if many boxes reach far beyond their images: of images that were made smaller, or
+        boxes of another form.
+
+        Args:
+            where: the source, for messages.
+            form: what a box must be, for messages.
+        """
+        rows = self.objects.rows
+        sizes = np.repeat(self._sizes, self.objects.counts, axis=0)
+        is_beyond = (rows["box"][:, 2:] > _BEYOND * sizes + 1).any(1) & (sizes > 0).all(1)
+        if is_beyond.sum() <= _FEW_BEYOND * len(rows):
+            return
+        first = int(np.flatnonzero(is_beyond)[0])
+        image = int(np.searchsorted(self.objects.counts.cumsum(), first, side="right"))
+        width, height = self._sizes[image].tolist()
+        right, lower = rows["box"][first, 2:].tolist()
+        say(
+            f"note: {where}: {is_beyond.sum()} of {len(rows)} boxes reach beyond their images, and"
+            f" are cut there; the first reaches to {right:g}, {lower:g} in {self._names[image]} of"
+            f" {width}x{height} pixels: is a box {form}?"
+        )
+
+    def _file_of(self, index: int) -> str:
+        if isinstance(self._files, str):
+            return self._files
+        return self._files[index]
 
 
 class BoxSource(MapStyle):
@@ -155,7 +233,7 @@ class BoxSource(MapStyle):
         """Return None: a sample has not one class."""
 
     def _fingerprint(self, dataset: BoxedImages) -> str:
-        head = f"boxes {type(dataset).__name__} {len(self)} {self.classes}\n"
+        head = f"boxes {dataset.kind} {len(self)} {self.classes}\n"
         digest = hashlib.sha256(head.encode())
         digest.update(path_bytes("\n".join(self.listed_paths)))
         digest.update(dataset.objects.counts.astype("<i8").tobytes())

@@ -43,7 +43,7 @@ def read_ids(path: str, classes: int, names: Sequence[str] | None) -> dict[int, 
     """
     what = "segfolder: ids ="
     numbers = {name: index for index, name in enumerate(names or ())}
-    lines = read_columns(path, what, {*numbers, *_NO_CLASS})
+    lines = read_columns(path, what, {*numbers, *_NO_CLASS}, titles=("id", "class"))
     numbered_ids = []
     for line in lines:
         digits = line.fields[0].lstrip("0") or "0"

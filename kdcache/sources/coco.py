@@ -7,20 +7,15 @@ a long file says is kept, since reading it takes many seconds.
 """
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from kdcache.config.spec import Spec, build
 from kdcache.errors import SourceError
-from kdcache.sources.boxes import BoxedImages, BoxSource, ObjectRows, require_files
+from kdcache.sources.boxes import BoxSource, ObjectRows, SizedImages, require_files
 from kdcache.sources.coco_file import CocoFile, read_coco
 from kdcache.sources.index_cache import Arrays, Names, is_settled, load_arrays, save_arrays
-from kdcache.sources.listings import Array
 from kdcache.sources.protocol import AnnotationIds, Source
-from kdcache.targets.objects import ObjectBoxes
 
 NUM_KEPT = 10_000
 """What a file with fewer annotations says is not kept."""
@@ -35,39 +30,10 @@ class CocoOptions:
     """The JSON file."""
 
 
-class CocoImages(BoxedImages):
+class CocoImages(SizedImages):
     """The images that a file lists, in the order of their names."""
 
-    def __init__(
-        self, root: str, names: Iterable[str], objects: ObjectRows, sizes: Array, file: str
-    ) -> None:
-        """Take the images.
-
-        Args:
-            root: the folder.
-            names: their paths below it.
-            objects: that they show.
-            sizes: width and height of each, int64 `[images, 2]`; 0 where that is not known.
-            file: that says so, for messages.
-        """
-        super().__init__(root, names, objects)
-        self._sizes = sizes
-        self._file = file
-
-    def objects_in(self, image: Image.Image, index: int) -> ObjectBoxes:
-        """Return the objects of an image.
-
-        Raises:
-            SourceError: it has another size than the file says, so that boxes would be elsewhere.
-        """
-        width, height = self._sizes[index].tolist()
-        if 0 not in (width, height) and (width, height) != image.size:
-            raise SourceError(
-                f"image {self.images[index]} has {image.width}x{image.height} pixels, and"
-                f" {self._file} says {width}x{height}: its boxes are of another image; give the"
-                " images that the file was made for"
-            )
-        return self.objects.of(index)
+    kind = "CocoImages"
 
 
 def open_coco(spec: Spec) -> Source:
@@ -87,6 +53,8 @@ def open_coco(spec: Spec) -> Source:
         f"coco {folder!r}",
         f"give the folder that it is below, add it, or remove it from {options.annotations}",
     )
+    form = "left, upper, width and height, in pixels of its image"
+    dataset.tell_boxes_beyond(f"coco {folder}", form)
     return BoxSource(
         dataset,
         spec,

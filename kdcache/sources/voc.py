@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -22,7 +22,7 @@ from kdcache.config.spec import Spec, build, choose
 from kdcache.errors import SourceError, quoted
 from kdcache.runtime.text_files import read_lines
 from kdcache.sources.annotation_files import checked_path, in_threads, read_annotation
-from kdcache.sources.boxes import ROW, BoxedImages, BoxSource, ObjectRows, require_files
+from kdcache.sources.boxes import ROW, BoxSource, ObjectRows, SizedImages, require_files
 from kdcache.sources.class_files import read_class_names
 from kdcache.sources.listings import Array
 from kdcache.sources.protocol import Source
@@ -34,6 +34,8 @@ VOC_CLASSES: tuple[str, ...] = (
 )
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _ANNOTATION = "voc: annotation"
+_MOST_DIGITS = 9
+"""Of the width of an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,15 @@ class VocOptions:
     classes: str | None = None
     """A text file with a name on each line; by default VOC's 20."""
     difficult: Literal["keep", "ignore"] = "ignore"
+
+
+class VocFile(NamedTuple):
+    """What the annotation of an image says."""
+
+    rows: Array
+    """The objects, of dtype ROW."""
+    size: tuple[int, int]
+    """Width and height of the image; 0 where the file does not say it."""
 
 
 class VocReader:
@@ -61,18 +72,20 @@ class VocReader:
         self._classes: Mapping[str, int] = {name: index for index, name in enumerate(names)}
         self._ignores_difficult = ignores_difficult
 
-    def rows(self, path: str) -> Array:
-        """Return the objects in a file, of dtype ROW.
+    def read(self, path: str) -> VocFile:
+        """Return what a file says.
 
         Raises:
             UsageError: the file cannot be read, or is no text.
             SourceError: it is no annotation of VOC's, or has an object of no class.
         """
+        root = _annotation(path)
         rows = []
-        for number, element in enumerate(_annotation(path).findall("object"), 1):
+        for number, element in enumerate(root.findall("object"), 1):
             name = f"{_ANNOTATION} {path}: object {number}"
             rows.append(self._row(element, name))
-        return np.array(rows, ROW)
+        size = (_pixels(root, "width"), _pixels(root, "height"))
+        return VocFile(np.array(rows, ROW), size)
 
     def _row(self, element: ElementTree.Element, name: str) -> tuple[Any, ...]:
         """Return an object as numpy takes it for dtype ROW."""
@@ -148,9 +161,12 @@ def voc_source(
                 " image out of the list"
             )
         files.append(file)
-    objects = ObjectRows.joined(in_threads(reader.rows, files))
-    dataset = BoxedImages(root, images, objects)
+    read = list(in_threads(reader.read, files))
+    objects = ObjectRows.joined(file.rows for file in read)
+    sizes = np.array([file.size for file in read], np.int64)
+    dataset = SizedImages(root, images, objects, sizes, files)
     require_files(dataset, images, where, "add it, or take it out of the list")
+    dataset.tell_boxes_beyond(f"voc {root}", "in pixels of its image")
     return BoxSource(dataset, spec, classes=len(reader.names), class_names=reader.names)
 
 
@@ -227,6 +243,14 @@ def _annotation(path: str) -> ElementTree.Element:
     return root
 
 
+def _pixels(root: ElementTree.Element, side: str) -> int:
+    """Return the width or height that a file says of its image, 0 if it says no such number."""
+    text = (root.findtext(f"size/{side}") or "").strip()
+    if not text.isdecimal() or len(text) > _MOST_DIGITS:
+        return 0
+    return int(text)
+
+
 def _sides(element: ElementTree.Element, name: str) -> tuple[float, ...]:
     """Return left, upper, right and lower side of an object; in the file the first pixel is 1, and
     the last one belongs to the box.
@@ -247,4 +271,9 @@ def _sides(element: ElementTree.Element, name: str) -> tuple[float, ...]:
             )
         numbers.append(number)
     left, upper, right, lower = numbers
+    if right < left - 1 or lower < upper - 1:
+        raise SourceError(
+            f"{name} has xmin {left:g}, ymin {upper:g}, xmax {right:g}, ymax {lower:g}; xmax must"
+            " not be below xmin, nor ymax below ymin"
+        )
     return left - 1, upper - 1, right, lower

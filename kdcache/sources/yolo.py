@@ -64,6 +64,8 @@ class YoloOptions:
 class YoloImages(BoxedImages):
     """Images whose boxes are shares of them."""
 
+    kind = "YoloImages"
+
     def objects_in(self, image: Image.Image, index: int) -> ObjectBoxes:
         """Return the objects of an image, in pixels.
 

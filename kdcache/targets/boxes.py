@@ -268,6 +268,13 @@ def _checked(
     is_finite = torch.isfinite(objects.boxes).all()
     if not bool(is_finite):
         raise SourceError(f"{name} has a box that is not finite; mend its annotation")
+    is_turned = (objects.boxes[:, 2:] < objects.boxes[:, :2]).any(1)
+    if bool(is_turned.any()):
+        left, upper, right, lower = objects.boxes[is_turned][0].tolist()
+        raise SourceError(
+            f"{name} has a box of negative width or height: left {left:g}, upper {upper:g}, right"
+            f" {right:g}, lower {lower:g}; mend its annotation"
+        )
     is_area = (objects.areas >= 0) & (objects.areas <= _LARGEST_AREA)
     if not bool(is_area.all()):
         area = float(objects.areas[~is_area][0])

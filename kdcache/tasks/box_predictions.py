@@ -84,7 +84,11 @@ class BoxPredictions:
     def _why_none(self) -> str:
         """Return why there is no box, and which threshold would let some pass."""
         if self._highest is None:
-            return "the model finds no box in these images"
+            return (
+                "the model finds no box in these images; torchvision's detectors keep none of a"
+                " lower score than score_thresh, or with two stages box_score_thresh: say a lower"
+                " one in the spec, such as runs/a,score_thresh=0.01"
+            )
         threshold = self._settings.threshold
         # rounded down, so that it is reached
         highest = math.floor(self._highest * 1e4) / 1e4

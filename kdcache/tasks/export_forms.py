@@ -37,6 +37,11 @@ _FORMS: Mapping[str, ExportForm] = {
 """By task."""
 
 
+def endings_of(task: str) -> tuple[str, ...]:
+    """Return the endings of files that models of a task are exported to."""
+    return _FORMS[task].endings
+
+
 def require_exportable(task: str, ending: str, *, logits: bool) -> None:
     """Check that models of a task are exported to files of an ending.
 

@@ -11,7 +11,13 @@ from kdcache.runtime.files import write_file
 from kdcache.shapes import size_text
 from kdcache.targets import ClassLabel
 from kdcache.tasks import open_task
-from kdcache.tasks.export_forms import ONNX, SCRIPT, require_exportable
+from kdcache.tasks.export_forms import (
+    EXPORTED,
+    ONNX,
+    SCRIPT,
+    endings_of,
+    require_exportable,
+)
 from kdcache.tools.export_model_config import ExportModelConfig, require_onnx
 from kdcache.tools.opened_model import model_of_own_classes
 from kdcache.tools.program_files import write_program
@@ -60,7 +66,7 @@ def export_model(config: ExportModelConfig) -> dict[str, Any]:
         "output": program.output,
         "recipe": json.dumps(views.to_dict()["table"]),
     }
-    if config.ending == SCRIPT:
+    if config.ending == SCRIPT and EXPORTED in endings_of(name):
         say("note: torch calls TorchScript deprecated; a .pt2 file is what torch.export writes now")
     channels, height, width = facts.input_size
     shape = (channels, height, width)

@@ -6,15 +6,13 @@ from typing import NamedTuple
 from kdcache.models.model import open_model
 from kdcache.models.vision_model import VisionModel
 from kdcache.sources import Source
-from kdcache.targets import task_of
+from kdcache.targets import ClassLabel, task_of
 from kdcache.tools.saved_classes import CLASSES_ADVICE, known_classes, names_for
 from kdcache.tools.saved_model import SavedModel
 from kdcache.views import Recipe
 
-_OTHER_CLASSES = (
-    "give data of {given} classes, those of the model, or --class-map FILE, which says which are"
-    " which"
-)
+_OTHER_CLASSES = "give data of {given} classes, those of the model"
+_CLASS_MAP = ", or --class-map FILE, which says which are which"
 
 
 class OpenedModel(NamedTuple):
@@ -43,13 +41,17 @@ def model_of_source(saved: SavedModel, source: Source, training: Recipe) -> Visi
     Raises:
         KdcacheError: it cannot be opened, or is of other classes.
     """
+    task = task_of(source)
+    advice = _OTHER_CLASSES
+    if task == ClassLabel.task:
+        advice += _CLASS_MAP
     return open_model(
         saved.spec,
         classes=source.classes,
         recipe=training,
         trained=True,
-        task=task_of(source),
-        classes_advice=_OTHER_CLASSES,
+        task=task,
+        classes_advice=advice,
     )
 
 

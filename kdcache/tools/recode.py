@@ -296,10 +296,12 @@ def _num_absent(commits: Mapping[int, Sequence[Commit]]) -> int:
 
 
 def _size(cache: Cache, commits: Mapping[int, Sequence[Commit]]) -> dict[str, Any]:
-    """Return the codec of a cache, and what the units of these commits take."""
+    """Return the codec of a cache, and what these seeds take of its units: each seed of a unit an
+    equal share."""
     num_bytes = 0
     for commit in _joined(commits):
         num_bytes += commit.num_bytes
+    num_bytes //= cache.manifest.seeds_per_unit
     num_views = len(commits) * cache.manifest.num_held
     return {
         "codec": codec_spec(cache.codec),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from caches import fill, manifest
 from image_files import write_images
+from layouts import codec_of, manifest_fields
 from PIL import Image
 from runs import CONV, MLP, dump, train
 from segmentation_files import write_pair
@@ -18,7 +19,9 @@ from kdcache.cache.source_check import require_source, source_differences
 from kdcache.cache.source_list import list_of, source_entry
 from kdcache.config.spec import Spec
 from kdcache.errors import MismatchError
+from kdcache.positions import Heads
 from kdcache.sources import DatasetSource, Source, open_source
+from kdcache.targets import task_of
 from kdcache.tools.merge import merge_caches
 
 FOLDERS = ("ant", "bee", "cat")
@@ -46,7 +49,12 @@ def made_from(path: Path, source: Source, *, is_listed: bool = True) -> Cache:
     listing = list_of(source) if is_listed else None
     entry = source_entry(source, listing)
     arrays = listing.arrays if listing else None
-    return create_cache(path, manifest(rows=len(source), source=entry), source=arrays)
+    changes: dict[str, Any] = {"rows": len(source), "source": entry}
+    if task_of(source) == "segmentation":
+        layout = Heads(((2, 2),))
+        changes |= manifest_fields(layout)
+        changes["codec"] = codec_of("full:dtype=float16", layout)
+    return create_cache(path, manifest(**changes), source=arrays)
 
 
 def tree(root: Path) -> Source:
@@ -143,7 +151,8 @@ def test_another_number_of_classes_comes_first(tmp_path: Path) -> None:
     write_images(tmp_path / "images", {"dog/00.png": 1})
     spec = f"imagefolder:{tmp_path / 'images'}"
     told = difference(cache, spec)
-    assert told == "data has 4 classes, the cache was made from 3"
+    assert told.startswith("data has 4 classes, the cache was made from 3 (where labels are others")
+    assert "dump this data with --teacher-classes 5, and train with a map of classes)" in told
 
 
 def test_labels_and_order_of_an_own_data_set_are_told(tmp_path: Path) -> None:

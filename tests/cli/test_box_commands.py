@@ -9,12 +9,16 @@ from box_caches import DATA, TEACHER, box_cache, box_settings, trained
 from command_line import invoke, kdcache, kdcache_json
 from nursery import started, storage
 from PIL import Image
-from runs import losses
+from runs import dump, losses
 from s3_server import BUCKET, environ, environment, s3_server
 from tiny_detectors import COLOURS
 
+from kdcache import recode_cache
 from kdcache.cache import open_cache
 from kdcache.cache.source import CachedSource
+from kdcache.cache.source_check import require_source
+from kdcache.errors import MismatchError, UsageError
+from kdcache.sources import open_source
 
 STORES = {
     "shards": {"seeds": "0:2", "unit_rows": 8},
@@ -164,3 +168,45 @@ def test_a_bucket_is_dumped_to_and_trained_from(shelf: Path, tmp_path: Path, rec
     trained(tmp_path / "folder", cache=(str(shelf / "tars"),), **settings)
     assert losses(tmp_path / "bucket") == losses(tmp_path / "folder")
     assert len(losses(tmp_path / "bucket")) == 3
+
+
+def test_a_detector_of_other_classes_is_no_teacher(tmp_path: Path, recipe: str) -> None:
+    many = TEACHER.replace("retinanet,", "retinanet,classes=5,")
+    settings = box_settings(recipe, teacher=many, teacher_classes=5)
+    with pytest.raises(UsageError, match=r"has 5 classes, data .* 3: the scores of a detector are"):
+        dump(tmp_path / "cache", **settings)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_command_after_a_dump_has_a_learning_rate_of_detectors(
+    tmp_path: Path, recipe: str
+) -> None:
+    words = dump(tmp_path / "cache", **box_settings(recipe))["next"].split()
+    assert words[words.index("--lr") + 1] == "0.01"
+
+
+def test_data_of_another_task_are_told(shelf: Path, tmp_path: Path) -> None:
+    words = ["train-student", tmp_path / "run", "--cache", shelf / "shards", "--loss", "dist"]
+    done = invoke(*words, "--student", TEACHER, "--data", "digits:train")
+    assert done.exit_code == 1
+    assert "is for detection, data digits:train for classification; give the data" in done.stderr
+    with pytest.raises(MismatchError, match="data is for segmentation, the cache for detection"):
+        require_source(
+            open_cache(shelf / "shards"), open_source("segmentation_files:Shapes,length=48")
+        )
+
+
+def test_info_says_nothing_of_anchors_that_are_one_at_a_place(tmp_path: Path, recipe: str) -> None:
+    teacher = TEACHER.replace("retinanet", "fcos")
+    box_cache(tmp_path / "cache", recipe, teacher=teacher)
+    assert "activation sigmoid\n" in kdcache("info", tmp_path / "cache")
+
+
+def test_what_a_recoding_took_is_not_counted_for_each_seed_of_a_tar(
+    tmp_path: Path, recipe: str
+) -> None:
+    box_cache(tmp_path / "two", recipe, store="webdataset", seeds="0:2", seeds_per_unit=2)
+    before = recode_cache(tmp_path / "two", tmp_path / "new", codec="full:dtype=uint8")["before"]
+    told = kdcache_json("info", tmp_path / "two")
+    assert before["bytes"] == told["bytes"]
+    assert before["bytes_per_view"] == told["bytes_per_view"]

@@ -401,6 +401,13 @@ LISTS = "lists all)"
                 f" {LISTS}"
             ),
         ),
+        (
+            ["codec-error", "--cache", "x"],
+            (
+                "kdcache codec-error has no option --cache: LOGITS.npz|CACHE stands by itself; write"
+                " kdcache codec-error LOGITS.npz|CACHE"
+            ),
+        ),
         (["gc", "x", "-q"], f"kdcache gc has no option -q (kdcache gc --help {LISTS}"),
         (["info"], "kdcache info needs CACHE; see kdcache info --help"),
         (["merge", "x"], "kdcache merge needs CACHE...; see kdcache merge --help"),

@@ -133,6 +133,13 @@ def test_costs_are_those_of_the_losses_of_training() -> None:
     assert cost["worst"] == max(one["both"]["error"] for one in cost["gradients"])
 
 
+def test_of_equal_codecs_the_first_is_on_the_front() -> None:
+    twice = ["lowrank:step=2", "lowrank:step=2.0"]
+    costs = codec_costs(pairs(), pairs(), twice, taus=[1.0], batch_sizes=[64])["codecs"]
+    assert costs[0]["worst"] == costs[1]["worst"]
+    assert [cost["front"] for cost in costs] == [True, False]
+
+
 def test_the_ladder_has_every_codec_and_its_front_is_what_nothing_beats() -> None:
     costs = codec_costs(pairs(), pairs(), taus=[1.0, 4.0], batch_sizes=[64])["codecs"]
     assert [cost["codec"] for cost in costs] == default_ladder(CLASSES, One())

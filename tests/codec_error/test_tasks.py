@@ -92,6 +92,8 @@ def test_a_cache_gives_what_its_teacher_gives(recipes: Any, kind: str, tmp_path:
     assert np.array_equal(run.groups, read.groups) and len(read.views) == 2
     torch.testing.assert_close(run.views.logits, read.views.logits)
     torch.testing.assert_close(run.views.student, read.views.student)
+    place = {"maps": "position", "proposals": "proposal"}[kind]
+    assert read.proxy == run.proxy == f"the teacher at the next {place}"
     if read.views.boxes is not None:
         assert run.views.boxes is not None
         torch.testing.assert_close(run.views.boxes, read.views.boxes)

@@ -299,7 +299,10 @@ def test_a_wrong_spec_is_told_in_one_line(text: str, error: type[Exception], mes
     "text", ["timm:test_resnet", "torchvision:resnet18", "timm:test_resnet,pretrained=false"]
 )
 def test_a_teacher_without_weights_is_refused(text: str) -> None:
-    with pytest.raises(ModelError, match="has no weights; add weights=FILE or pretrained=true"):
+    with pytest.raises(
+        ModelError,
+        match=r"has no weights; add weights=FILE or (pretrained=true|weights=DEFAULT), or give",
+    ):
         opened(text, recipe=RGB, trained=True)
 
 

@@ -14,9 +14,11 @@ from tiny_models import FEW
 from kdcache.cache import open_cache
 from kdcache.config.spec import parse_spec
 from kdcache.errors import KdcacheError, UsageError
+from kdcache.models.model import open_model
 from kdcache.models.run_folders import model_spec
 from kdcache.train.optim import OptimizerConfig
 from kdcache.train.plan import plan_training
+from kdcache.views import load_recipe
 
 PLACE = ("--workers", "0", "--device", "cpu")
 LABELS: dict[str, Any] = {"recipe": "digits", "loss": "ce", "epochs": 1}
@@ -85,3 +87,20 @@ def test_a_run_begins_with_the_weights_of_another_and_outlives_it(
     assert found["top1"] == kdcache_json("evaluate", run, *PLACE)["scores"]["top1"]
     settings = tomllib.loads((tmp_path / "run" / "config.toml").read_text())["train-student"]
     assert settings["student"] == model_spec(str(run)).replace(str(run), str(other))
+
+
+def test_of_a_folder_of_runs_these_are_named(tmp_path: Path) -> None:
+    for name in ("loss=ce", "loss=kl"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.toml").write_text("")
+    with pytest.raises(UsageError, match=r"give one of the runs in it: .*/loss=ce, .*/loss=kl$"):
+        model_spec(str(tmp_path))
+
+
+def test_weights_of_another_task_are_no_teacher(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match="is of classification, as its weights say, and one of seg"
+    ):
+        open_model(
+            str(run), classes=10, recipe=load_recipe("digits"), trained=True, task="segmentation"
+        )

@@ -16,7 +16,7 @@ from torchvision import models
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from kdcache.cache import open_cache
-from kdcache.errors import ModelError
+from kdcache.errors import ModelError, UsageError
 from kdcache.models.model import open_model
 from kdcache.sources import open_source
 from kdcache.tasks.map_sizes import upsampled
@@ -157,3 +157,16 @@ def test_an_auxiliary_head_in_a_file_is_left_out_if_the_spec_says_so(tmp_path: P
     )
     with pytest.raises(ModelError, match=r"aux_classifier.* is unknown to the model"):
         open_model(spec, trained=True, **common)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("deeplabv3_resnet50,output_stride=8", r"unknown option of model .* 'output_stride'"),
+        ("lraspp_mobilenet_v3_large,aux_loss=true", r"unknown option of model .* 'aux_loss'"),
+        ("fcos_resnet50_fpn", "is of detection, and one of segmentation is wanted"),
+    ],
+)
+def test_what_torchvision_would_pass_over_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        open_model(f"torchvision:{text}", classes=3, recipe=load_recipe("voc"), task="segmentation")

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from kdcache.config.spec import parse_spec
 from kdcache.errors import KdcacheError, ModelError, UsageError
 from kdcache.models.model import open_model
+from kdcache.models.preprocessing import Preprocessing
 from kdcache.models.weight_content import read_weight_file
+from kdcache.models.weight_facts import weight_facts
 from kdcache.models.weight_record import require_recorded, weight_record
 from kdcache.models.weights import load_weights
 from kdcache.train.config import EmaConfig
@@ -316,6 +318,30 @@ def test_a_spec_that_says_another_value_means_it_and_is_told(
     opened(f"timm:test_resnet,std=0.3,output_stride=16,weights={trained}")
     told = capsys.readouterr().err
     assert "is opened as timm:test_resnet,output_stride=16,std=0.3: it may give other" in told
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "told"),
+    [
+        ("", ",score_thresh=0.05,nms_thresh=0.4,detections_per_img=10", ""),
+        (",box_score_thresh=0.5", ",rpn_post_nms_top_n_test=100", ""),
+        ("", ",input_size=32", ""),
+        ("", ",input_size=32x32", ""),
+        ("", ",input_size=64", "it sees images at another size than in training"),
+        (",input_size=32", ",input_size=64", "it sees images at another size than in training"),
+        ("", ",trainable=2,input_size=64", "it may give other logits than it did"),
+    ],
+)
+def test_what_only_chooses_boxes_or_says_the_size_again_is_not_told(
+    was: str, now: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preprocessing = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
+    facts = weight_facts(preprocessing, task="detection", num_classes=3, label_names=None)
+    record = weight_record(f"torchvision:fasterrcnn{was}", facts)
+    spec = parse_spec(f"torchvision:fasterrcnn{now}")
+    require_recorded(record, spec, Path("w.safetensors"))
+    assert told in (note := capsys.readouterr().err)
+    assert bool(note) == bool(told)
 
 
 def test_weights_of_another_models_spec_are_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ from runs import DIGITS, IN_PROCESS, MLP, dump, train
 
 from kdcache.cache import open_cache
 from kdcache.cache.source import views_of
+from kdcache.report import page
 from kdcache.report.classes import evaluated_scores
 from kdcache.report.config import ReportConfig
 from kdcache.report.example import Example
@@ -30,6 +31,7 @@ from kdcache.report.examples import looked_at
 from kdcache.report.groups import Group, grouped
 from kdcache.report.page import write_report
 from kdcache.report.runs import read_runs
+from kdcache.runtime.console import say
 
 PLACE = ("--workers", "0", "--device", "cpu")
 
@@ -79,6 +81,23 @@ def test_a_run_that_cannot_be_evaluated_leaves_the_scores_of_its_line(
     assert {value.count for value in all_scores["ce"].values.values()} == {1}
     assert "runs/ce0" in problems[0] and "has no weights yet" in problems[0]
     assert problems[1] == "Scores by class of ce are means over 1 of its 2 finished runs."
+
+
+def test_what_all_runs_have_to_say_of_their_data_comes_once(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def noted(groups: Any, compute: Any) -> Any:
+        for _ in range(2):
+            say("note: line 1 is taken for the names of the columns")
+        return {}, []
+
+    monkeypatch.setattr(page, "evaluated_scores", noted)
+    runs, out = (str(folder / "runs"),), str(tmp_path / "page.html")
+    write_report(ReportConfig(runs=runs, out=out, evaluate=True, compute=IN_PROCESS))
+    assert capsys.readouterr().err.count("is taken for the names") == 1
 
 
 def test_a_run_without_evaluation_data_is_told_in_words_of_the_page(tmp_path: Path) -> None:

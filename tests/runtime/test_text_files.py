@@ -18,6 +18,7 @@ from kdcache.errors import RecipeError, UsageError
 from kdcache.loader.class_map import read_class_map
 from kdcache.runtime.text_files import path_bytes, path_text, read_columns, read_lines, read_text
 from kdcache.sources import DatasetSource, open_source
+from kdcache.sources.class_files import read_ids
 from kdcache.sources.selection import parse_samples
 from kdcache.train.config import TrainConfig
 from kdcache.views import load_recipe
@@ -203,6 +204,15 @@ def test_a_first_line_of_ids_with_a_class_is_no_heading(tmp_path: Path) -> None:
         (tmp_path / "ids.csv").write_text(f"{first}\n1,sky\n", "utf-8")
         with pytest.raises(UsageError, match=f"line 1: '{first}' is not ID,CLASS"):
             open_source(f"segfolder:{tmp_path},{options}")
+
+
+def test_the_usual_heading_of_ids_is_not_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for first, is_told in (("id,class", False), ("number,name", True)):
+        (tmp_path / "ids.csv").write_text(f"{first}\n1,0\n", "utf-8")
+        assert read_ids(str(tmp_path / "ids.csv"), 2, None) == {1: 0}
+        assert ("names of the columns" in capsys.readouterr().err) == is_told
 
 
 def test_quotes_that_do_not_fit_are_told(tmp_path: Path) -> None:

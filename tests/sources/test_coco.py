@@ -221,3 +221,15 @@ def test_what_a_long_file_says_is_kept(tmp_path: Path, monkeypatch: pytest.Monke
     changed["annotations"][0]["bbox"] = [0, 0, 1, 1]
     write_coco(tmp_path, changed)
     assert open_source(spec).fingerprint != first.fingerprint
+
+
+def test_a_box_of_negative_width_is_refused(tmp_path: Path) -> None:
+    content = coco_content(
+        annotations=[{"image_id": 40, "category_id": 3, "bbox": [15, 5, -10, 2]}]
+    )
+    content["annotations"][0]["area"] = 20
+    source: Any = open_source(write_coco(tmp_path, content))
+    with pytest.raises(
+        SourceError, match=r"two.png\) .* has a box of negative width or height: left"
+    ):
+        source.sample(1)

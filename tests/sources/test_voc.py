@@ -88,6 +88,11 @@ def test_torchvisions_spec_is_read_too(tmp_path: Path) -> None:
         assert first.is_crowd.tolist() == second.is_crowd.tolist()
 
 
+def _upright(box: tuple[int, ...]) -> tuple[int, ...]:
+    left, upper, right, lower = box
+    return min(left, right), min(upper, lower), max(left, right), max(upper, lower)
+
+
 sides = st.integers(1, 500)
 objects = st.lists(st.tuples(st.sampled_from(VOC_CLASSES), st.tuples(*[sides] * 4)), max_size=5)
 
@@ -95,10 +100,11 @@ objects = st.lists(st.tuples(st.sampled_from(VOC_CLASSES), st.tuples(*[sides] * 
 @settings(deadline=None, max_examples=50)
 @given(objects)
 def test_boxes_are_read_as_they_were_written(tmp_path_factory: Any, parts: list[Any]) -> None:
+    parts = [(name, _upright(box)) for name, box in parts]
     path = tmp_path_factory.mktemp("voc") / "a.xml"
     text = "".join(voc_object(name, box) for name, box in parts)
     path.write_text(f"<annotation>{text}</annotation>")
-    rows = VocReader(VOC_CLASSES, ignores_difficult=True).rows(str(path))
+    rows = VocReader(VOC_CLASSES, ignores_difficult=True).read(str(path)).rows
     assert [VOC_CLASSES[index] for index in rows["class"]] == [name for name, _ in parts]
     wanted = [[left - 1, upper - 1, right, lower] for _, (left, upper, right, lower) in parts]
     assert rows["box"].tolist() == wanted
@@ -119,6 +125,8 @@ BOMB = (
         ("<object><name/></object>", "object 1 is '', which is none"),
         (CAT + "<object><name>cat</name></object>", "object 2 has xmin None; a bndbox must have numbers xmin, ymin, xmax, ymax"),
         (voc_object("cat", (1, 1, float("nan"), 2)), "object 1 has xmax 'nan'; a bndbox must"),
+        (voc_object("cat", (9, 1, 3, 2)), "object 1 has xmin 9, ymin 1, xmax 3, ymax 2; xmax must not be below xmin"),
+        (voc_object("cat", (1, 9, 3, 2)), "object 1 has xmin 1, ymin 9, xmax 3, ymax 2; xmax must not be below xmin, nor ymax"),
         ("<object>", "is no XML: mismatched tag: line 1"),
     ],
 )  # fmt: skip
@@ -181,3 +189,36 @@ def test_what_is_not_there_is_told(root: Path, tmp_path: Path) -> None:
             open_source(f"voc{arg}")
     with pytest.raises(UsageError, match=r"difficult .*'no'.*known: ignore, keep"):
         open_source(f"voc:{root},difficult=no")
+
+
+def _size(width: object, height: object) -> str:
+    return f"<size><width>{width}</width><height>{height}</height></size>"
+
+
+def test_an_annotation_of_an_image_of_another_size_is_refused(tmp_path: Path) -> None:
+    for name, size in {
+        "right": _size(20, 10),
+        "none": _size(0, 0),
+        "words": _size("", "x"),
+    }.items():
+        source: Any = open_source(f"voc:{write_voc_boxes(tmp_path / name, {'a': CAT + size})}")
+        assert len(objects_of(source, 0)) == 1
+    plain: Any = open_source(f"voc:{write_voc_boxes(tmp_path / 'plain', {'a': CAT})}")
+    assert plain.fingerprint == source.fingerprint, "that of caches from before sizes were read"
+    root = write_voc_boxes(tmp_path / "other", {"a": CAT + _size(40, 20)})
+    wrong: Any = open_source(f"voc:{root}")
+    with pytest.raises(SourceError, match=r"a.jpg has 20x10 pixels, and .*a.xml says 40x20: its"):
+        wrong.sample(0)
+
+
+def test_many_boxes_beyond_their_images_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = voc_object("cat", (30, 5, 60, 9)) + _size(20, 10)
+    open_source(f"voc:{write_voc_boxes(tmp_path / 'large', {'a': CAT, 'b': large})}")
+    told = capsys.readouterr().err
+    assert "1 of 2 boxes reach beyond their images, and are cut there" in told
+    assert "the first reaches to 60, 9 in JPEGImages/b.jpg of 20x10 pixels" in told
+    many = {"b": large} | {f"c{number}": CAT + _size(20, 10) for number in range(9)}
+    open_source(f"voc:{write_voc_boxes(tmp_path / 'few', many)}")
+    assert capsys.readouterr().err == "", "a tenth may be"

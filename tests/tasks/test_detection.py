@@ -377,13 +377,16 @@ def test_what_is_no_loss_or_detector_is_refused() -> None:
     with pytest.raises(UsageError, match="standardizes rows for a softmax"):
         spec = "dist:standardize=true"
         task.check(open_loss(spec), spec, label_smoothing=0.0)
-    with pytest.raises(UsageError, match="unknown option of model"):
-        open_model(
-            "torchvision:fcos_resnet50_fpn,weight_backbone=DEFAULT",
-            classes=3,
-            recipe=RECIPE,
-            task="detection",
-        )
+    for text, message in (
+        ("fcos_resnet50_fpn,weight_backbone=DEFAULT", "unknown option .* mean 'weights_backbone'"),
+        ("fcos_resnet50_fpn,input_sise=8", r"did you mean 'input_size'\? \(known: center_samp"),
+        ("fcos_resnet50_fpn,backbone=resnet18", r"unknown option of model .* 'backbone'"),
+        ("fcos_resnet50_fpn,min_size=100", "min_size is of the detector's own resizing, which is"),
+        ("fasterrcnn_resnet50_fpn,rpn=1", r"all in docs/reference/detection.md; with 'rpn' in it"),
+        ("lraspp_mobilenet_v3_large", "is of segmentation, and one of detection is wanted"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            open_model(f"torchvision:{text}", classes=3, recipe=RECIPE, task="detection")
     with pytest.raises(UsageError, match=r"label_smoothing is 0\.1; a detector's losses have none"):
         task.check(open_loss("ce"), "ce", label_smoothing=0.1)
     with pytest.raises(ModelError, match=r"gives float32 .*; detectors that can be taken are"):

@@ -129,6 +129,7 @@ def detectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(("export-model", spec, str(folder / f"{family}.pt"), *options))
     code, printed, told = commands(lines, folder=folder).end(600)
     assert code == 0, told
+    assert "deprecated" not in told, "what is advised in its place is not for detectors"
     assert re.findall(r'"output": "(\w+)"', printed) == ["boxes"] * len(FAMILIES)
     return folder
 

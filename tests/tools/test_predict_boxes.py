@@ -113,6 +113,17 @@ def test_that_no_box_reaches_the_threshold_is_told_with_one_that_would(
     assert rows_of(tmp_path / "some.csv")
 
 
+def test_that_a_detector_keeps_no_box_at_all_is_told_with_what_would(
+    canvas: Path, photos: Path, tmp_path: Path
+) -> None:
+    spec = STUDENT.replace("retinanet", "unsure")
+    done = invoke(
+        "predict", spec, "--data", photos, "--recipe", canvas, *WORDS, "-o", tmp_path / "none.csv"
+    )
+    assert done.exit_code == 0 and rows_of(tmp_path / "none.csv") == []
+    assert "the model finds no box in these images; torchvision's detectors keep" in done.stderr
+
+
 def test_parquet_says_the_same(canvas: Path, photos: Path, tmp_path: Path) -> None:
     for name in ("a.csv", "a.parquet"):
         words = ("--data", photos, "--recipe", canvas, "-o", tmp_path / name)
