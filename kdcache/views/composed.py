@@ -10,15 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from kdcache.errors import RecipeError, brief
 from kdcache.runtime.console import say
 from kdcache.shapes import Size, as_size, sides
 from kdcache.views.recipe import Recipe
 from kdcache.views.sizes import size_entry
-from kdcache.views.transform_tables import Table, single_transforms, table_of
+from kdcache.views.transform_tables import Table, library_name, single_transforms, table_of
 
-_TO_FLOATS = frozenset(("ConvertImageDtype", "MaybeToTensor", "ToDtype", "ToTensor"))
+_TO_TENSORS = frozenset(("MaybeToTensor", "ToTensor"))
+_TO_DTYPES = frozenset(("ConvertImageDtype", "ToDtype"))
 _CONVERSIONS = frozenset(
     ("MaybePILToTensor", "PILToTensor", "RGB", "ToImage", "ToPILImage", "ToPureTensor")
 )
@@ -86,6 +88,8 @@ class _Pipeline:
         """How messages name the recipe."""
         self.tables: list[Table] = []
         self.mode = "RGB"
+        self._white = 255.0
+        """What a white pixel is at this place: 1 after most conversions to floats."""
         self._is_float = False
         self._mean: Sequence[float] = ()
         self._std: Sequence[float] = ()
@@ -96,18 +100,36 @@ class _Pipeline:
         Raises:
             RecipeError: it cannot stand in a recipe, or not where it stands.
         """
-        name = type(transform).__name__
+        name = library_name(transform)
         if name in _CONVERSIONS:
             return
-        if name in _TO_FLOATS:
-            self._is_float = True
+        if name in _TO_TENSORS:
+            self._to_floats(white=1.0)
+        elif name in _TO_DTYPES:
+            if transform.dtype != torch.uint8:
+                self._to_floats(white=1.0 if getattr(transform, "scale", True) else 255.0)
         elif name == "Normalize":
-            self._mean = _levels(transform.mean)
-            self._std = _levels(transform.std)
-        elif name == "Grayscale" and transform.num_output_channels == 1:
+            self._mean = self._levels(transform.mean)
+            self._std = self._levels(transform.std)
+        elif name == "Grayscale" and self._may_be_gray(transform):
             self.mode = "L"
         else:
             self.tables.append(self._placed(table_of(transform)))
+
+    def _to_floats(self, *, white: float) -> None:
+        self._is_float = True
+        self._white = white
+
+    def _levels(self, numbers: Any) -> list[float]:
+        """Return the mean or standard deviation of a Normalize, of pixels scaled to 0 to 1."""
+        white = self._white if self._is_float else 1.0
+        # they may be a tensor of float32
+        return [round(float(number) / white, 6) for number in np.atleast_1d(numbers)]
+
+    def _may_be_gray(self, transform: Any) -> bool:
+        """Return whether images may be made gray before all other transforms, and not here."""
+        names = {table.get("name") for table in self.tables}
+        return transform.num_output_channels == 1 and names <= _SIZED | _FLIPS
 
     def tell(self) -> None:
         """Say what was left out that a model still needs."""
@@ -152,13 +174,11 @@ class _Pipeline:
     def _erasing(self, table: Table) -> Table:
         """Return the table of an erasing that stood behind floats: its colour in bytes."""
         colour = np.asarray(table.get("value", 0.0))
-        levels = 255 * (colour * (self._std or [1.0]) + (self._mean or [0.0]))
+        if self._mean:
+            levels = 255 * (colour * self._std + self._mean)
+        else:
+            levels = 255 * colour / self._white
         return {**table, "value": np.rint(levels).clip(0, 255).astype(int).tolist()}
-
-
-def _levels(numbers: Any) -> list[float]:
-    """Return the mean or standard deviation of a Normalize, which may be a tensor of float32."""
-    return [round(float(number), 6) for number in np.atleast_1d(numbers)]
 
 
 def _depends_on_levels(table: Table) -> bool:
@@ -190,10 +210,11 @@ def _size_of(tables: Sequence[Table], title: str) -> Size:
 def _crop_of(table: Table) -> Table:
     """Return the table that says the size of images: of crops among which one is drawn the first;
     an empty one if there is none."""
-    name = table.get("name")
-    if name == "RandomChoice" and table.get("transforms"):
-        return _crop_of(table["transforms"][0])
-    if name in _SIZED:
+    if table.get("name") == "RandomChoice":
+        crops = [_crop_of(inner) for inner in table.get("transforms", [])]
+        if crops and all(crops):
+            return crops[0]
+    if table.get("name") in _SIZED:
         return table
     return {}
 

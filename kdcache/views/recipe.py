@@ -146,9 +146,9 @@ class Recipe:
         """Write the recipe as a TOML file, which `--recipe` and `load_recipe` take.
 
         Raises:
-            RecipeError: its views are stored in a cache, without which it renders none.
+            RecipeError: its views are stored in a cache, without which it renders none;
+                or the file cannot be written.
             UsageError: a name that does not end in `.toml`.
-            OSError: the file cannot be written.
         """
         path = Path(path)
         if path.suffix != ".toml":
@@ -157,8 +157,13 @@ class Recipe:
             raise RecipeError(
                 f"recipe {brief(self.name)} renders views that its cache stores; give the cache"
             )
-        with whole_file(path) as file:
-            file.write(tomli_w.dumps(self.to_dict()["table"]).encode())
+        try:
+            with whole_file(path) as file:
+                file.write(tomli_w.dumps(self.to_dict()["table"]).encode())
+        except OSError as error:
+            raise RecipeError(
+                f"cannot write {path}: {error.strerror}; choose a folder that can be written"
+            ) from error
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any], views: StoredViews | None = None) -> "Recipe":

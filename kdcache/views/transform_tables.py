@@ -63,6 +63,17 @@ def table_of(transform: Any) -> Table:
         ) from error
 
 
+def library_name(transform: Any) -> str:
+    """Return the name of a transform of torchvision's or timm's; nothing of any other, which may
+    have the same."""
+    name = type(transform).__name__
+    if type(transform) in (getattr(v1, name, None), getattr(v2, name, None)):
+        return name
+    if type(transform).__module__.startswith(_TIMM):
+        return name
+    return ""
+
+
 def _require_torchvisions(transform: Any) -> None:
     """Raise a RecipeError if a transform is not one of torchvision's own with plain parameters."""
     if not callable(transform):
@@ -70,9 +81,8 @@ def _require_torchvisions(transform: Any) -> None:
             f"{quoted(transform)} is no transform; give one of torchvision's, or a table as in a"
             " recipe's file"
         )
-    name = type(transform).__name__
-    is_torchvisions = type(transform) in (getattr(v1, name, None), getattr(v2, name, None))
-    if not is_torchvisions or not hasattr(v2, name) or name == "Lambda":
+    name = library_name(transform)
+    if not name or not hasattr(v2, name) or name == "Lambda":
         named = transform if hasattr(transform, "__qualname__") else type(transform)
         raise RecipeError(
             f"transform {named.__module__}.{named.__qualname__} is code, which a cache cannot keep:"

@@ -155,7 +155,7 @@ def test_an_erasing_behind_a_normalisation_keeps_its_colour() -> None:
     crop, erasing = v2.RandomCrop(8), v2.RandomErasing(p=1.0)
     to_floats, normalize = v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)
     assert tables([crop, to_floats, normalize, erasing])[1]["value"] == [124, 116, 104]
-    assert tables([crop, v1.ToTensor(), v1.RandomErasing(value=0.5)])[1]["value"] == [128]
+    assert tables([crop, v1.ToTensor(), v1.RandomErasing(value=0.5)])[1]["value"] == 128
     assert "value" not in tables([crop, erasing])[1]
     noise = create_transform(8, is_training=True, re_prob=0.3, re_mode="pixel", mean=[0.5] * 3)
     assert tables(noise)[-1] == {
@@ -192,8 +192,41 @@ def test_a_recipe_is_saved_as_the_file_that_commands_take(tmp_path: Path) -> Non
     again = load_recipe(tmp_path / "mine.toml")
     assert again.fingerprint == recipe.fingerprint and again.name == "mine"
     assert json.dumps(again.to_dict()["table"]) == json.dumps(recipe.to_dict()["table"])
+    with pytest.raises(RecipeError, match=r"cannot write \S+/none/mine\.toml: No such file"):
+        recipe.save(tmp_path / "none" / "mine.toml")
     with pytest.raises(UsageError, match=r"mine must end in \.toml, as --recipe takes it$"):
         recipe.save(tmp_path / "mine")
+
+
+class Normalize(torch.nn.Module):
+    """Of the same name as torchvision's, which is left out."""
+
+
+def test_levels_are_those_of_pixels_from_0_to_1(capsys: pytest.CaptureFixture[str]) -> None:
+    crop, erasing = v2.RandomCrop(8), v2.RandomErasing(p=1.0, value=51)
+    to_floats = v2.ToDtype(torch.float32)  # of 0 to 255
+    assert tables([crop, to_floats, erasing])[1]["value"] == 51
+    recipe_of([crop, to_floats, v2.Normalize([127.5] * 3, [51.0] * 3)])
+    assert "takes mean=[0.5, 0.5, 0.5], std=[0.2, 0.2, 0.2]\n" in capsys.readouterr().err
+    recipe_of([v2.ToDtype(torch.uint8, scale=True), crop])
+    assert capsys.readouterr().err == ""
+
+
+def test_images_are_gray_from_the_beginning_where_that_is_the_same() -> None:
+    gray, crop = v2.Grayscale(), v2.RandomCrop(8)
+    assert recipe_of([crop, gray, v2.ColorJitter(0.2)]).mode == "L"
+    recipe = recipe_of([v2.ColorJitter(hue=0.2), gray, crop])
+    assert recipe.mode == "RGB"
+    with pytest.raises(RecipeError, match=r"\(1, 8, 8\) where uint8 \(3, 8, 8\)"):
+        recipe(IMAGE)
+
+
+def test_a_choice_that_is_not_among_crops_says_no_size() -> None:
+    choice = v2.RandomChoice([v2.RandomCrop(8), v2.RandomHorizontalFlip()])
+    names = [table["name"] for table in tables(choice, size=8)]
+    assert names == ["RandomChoice", "Resize"]
+    with pytest.raises(RecipeError, match="no transform says how large"):
+        recipe_of(choice)
 
 
 class OwnResize(v2.Resize):
@@ -207,6 +240,7 @@ def own_views(image: Image.Image) -> Image.Image:
 NORMALIZE = v2.Normalize([0.5], [0.5])
 MISTAKES: list[tuple[Any, str]] = [
     (own_views, r"transform \S*test_composed\.own_views is code, which a cache cannot keep: "),
+    ([v2.RandomCrop(8), Normalize()], r"Normalize is code"),
     (OwnResize(8), r"OwnResize is code, .* call it in the __getitem__ of your data set"),
     (v1.Lambda(own_views), "Lambda is code"),
     (v2.Lambda(own_views), "Lambda is code"),
