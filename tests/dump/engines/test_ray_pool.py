@@ -41,12 +41,13 @@ def makers() -> list[int]:
     return found
 
 
-def kill_a_maker(killed: list[int]) -> None:
-    """Kill one of two processes when both make units."""
+def kill_a_maker(killed: list[int], gate: Path) -> None:
+    """Kill one of two processes when both have a unit in hand, and then let the other go on."""
     while len(found := makers()) < 2:
         time.sleep(0.1)
     os.kill(found[0], signal.SIGKILL)
     killed.append(found[0])
+    gate.touch()
 
 
 def stop_when(path: Path, count: int) -> None:
@@ -67,17 +68,15 @@ def test_a_dump_on_ray(
     dump(tmp_path / "alone", **SETTINGS)
     path, killed = tmp_path / "cache", []
     with connected(RayConfig()):
-        killer = threading.Thread(target=kill_a_maker, args=(killed,), daemon=True)
+        gate = tmp_path / "gate"
+        killer = threading.Thread(target=kill_a_maker, args=(killed, gate), daemon=True)
         killer.start()
-        teacher = SETTINGS["teacher"].replace(
-            "conv,", f"counted,log={tmp_path / 'log'},seconds=0.06,"
-        )
+        counted = f"counted,log={tmp_path / 'log'},gate={gate},"
+        teacher = SETTINGS["teacher"].replace("conv,", counted)
         written = on_ray(path, workers=2, teacher=teacher)["units_written"]
         killer.join(10)
         out, err = capfd.readouterr()
-        assert killed and NUM_UNITS - 2 <= written <= NUM_UNITS, (
-            "what the dead one committed last may go unheard"
-        )
+        assert killed and written == NUM_UNITS
         assert storage(path) == storage(tmp_path / "alone")
         assert err.count("note: a worker on Ray died over unit ") == 1 and out == ""
         who = r"^[-\d]+ [:\d]+ driver on \S+: dump"
@@ -91,7 +90,7 @@ def test_a_dump_on_ray(
 
         stopper = threading.Thread(target=stop_when, args=(tmp_path / "stopped", 5), daemon=True)
         stopper.start()
-        slow = teacher.replace("seconds=0.06", "seconds=0.1")
+        slow = teacher.replace("counted,", "counted,seconds=0.1,")
         with pytest.raises(
             StoppedError, match=r"^stopped by SIGTERM: \d+ units written; run the same"
         ) as caught:
