@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from kdcache.errors import MOST_MESSAGE, KdcacheError, KdcacheWarning, UsageError, one_line
+from kdcache.errors import MOST_MESSAGE, KdcacheError, KdcacheWarning, UsageError, one_line, quoted
 from kdcache.runtime.stopping import WAY_OUT, StopInterrupt, interrupting, signal_name
 from kdcache.runtime.wording import wrapped_line
 from kdcache_cli.sections import Sections, write_commands
@@ -122,12 +122,18 @@ def _goes_on(command: str, words: list[str]) -> bool:
 
 @contextmanager
 def _told_by_system() -> Iterator[None]:
-    """Turn what the operating system refuses into one line; a reader of stdout that has enough is
-    no error."""
+    """Turn what the operating system refuses into one line, also names that it cannot be told; a
+    reader of stdout that has enough is no error."""
     try:
         yield
     except BrokenPipeError:
         raise
+    except UnicodeEncodeError as error:
+        text = (
+            f"{quoted(error.object)} cannot be written in {error.encoding}, the encoding of this"
+            " locale; set PYTHONUTF8=1"
+        )
+        raise OneLineError(KdcacheError(text)) from error
     except OSError as error:
         raise OneLineError(KdcacheError(_system_text(error))) from error
 

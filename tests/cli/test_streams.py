@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 from caches import contents
+from click.testing import CliRunner
+
+from kdcache_cli.commands import main
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "v1-full"
 KDCACHE = (sys.executable, "-m", "kdcache")
@@ -56,3 +59,18 @@ def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
     done = sh(line, *KDCACHE, "codec-error", GOLDEN, "--plot", "a.png")
     assert done.returncode == 1
     assert done.stderr.startswith("kdcache: error: the folder that this command was called in is")
+
+
+def test_a_name_that_the_locale_cannot_write_is_told() -> None:
+    @main.command("write-a-name", hidden=True)
+    def write() -> None:
+        "läufe/1".encode("ascii")
+
+    try:
+        result = CliRunner().invoke(main, ["write-a-name"])
+    finally:
+        del main.commands["write-a-name"]
+    assert result.exit_code == 1 and result.stderr == (
+        "kdcache: error: 'läufe/1' cannot be written in ascii, the encoding of this locale; set"
+        " PYTHONUTF8=1\n"
+    )
