@@ -88,9 +88,8 @@ class _Pipeline:
         """How messages name the recipe."""
         self.tables: list[Table] = []
         self.mode = "RGB"
-        self._white = 255.0
-        """What a white pixel is at this place: 1 after most conversions to floats."""
-        self._is_float = False
+        self._white: float | None = None
+        """What a white pixel is where pixels are floats: 1 after most conversions; None before."""
         self._mean: Sequence[float] = ()
         self._std: Sequence[float] = ()
 
@@ -104,10 +103,11 @@ class _Pipeline:
         if name in _CONVERSIONS:
             return
         if name in _TO_TENSORS:
-            self._to_floats(white=1.0)
+            self._white = 1.0
         elif name in _TO_DTYPES:
             if transform.dtype != torch.uint8:
-                self._to_floats(white=1.0 if getattr(transform, "scale", True) else 255.0)
+                is_scaled = getattr(transform, "scale", True)  # ConvertImageDtype always does
+                self._white = 1.0 if is_scaled else 255.0
         elif name == "Normalize":
             self._mean = self._levels(transform.mean)
             self._std = self._levels(transform.std)
@@ -116,15 +116,10 @@ class _Pipeline:
         else:
             self.tables.append(self._placed(table_of(transform)))
 
-    def _to_floats(self, *, white: float) -> None:
-        self._is_float = True
-        self._white = white
-
     def _levels(self, numbers: Any) -> list[float]:
         """Return the mean or standard deviation of a Normalize, of pixels scaled to 0 to 1."""
-        white = self._white if self._is_float else 1.0
         # they may be a tensor of float32
-        return [round(float(number) / white, 6) for number in np.atleast_1d(numbers)]
+        return [round(float(number) / (self._white or 1), 6) for number in np.atleast_1d(numbers)]
 
     def _may_be_gray(self, transform: Any) -> bool:
         """Return whether images may be made gray before all other transforms, and not here."""
@@ -137,7 +132,7 @@ class _Pipeline:
         std: Any = 1
         if self._mean:
             mean, std = [*self._mean], [*self._std]
-        elif not self._is_float:
+        elif self._white is None:
             return
         say(
             f"note: {self.title}: a view is uint8 pixels, so that what makes floats of them is left"
@@ -151,7 +146,7 @@ class _Pipeline:
             RecipeError: there is none.
         """
         name = table.get("name")
-        is_of_bytes = not self._is_float and not self._mean
+        is_of_bytes = self._white is None and not self._mean
         if is_of_bytes or name in _FLIPS:
             return table
         if name == "RandomErasing":
@@ -177,7 +172,7 @@ class _Pipeline:
         if self._mean:
             levels = 255 * (colour * self._std + self._mean)
         else:
-            levels = 255 * colour / self._white
+            levels = 255 * colour / (self._white or 1)
         return {**table, "value": np.rint(levels).clip(0, 255).astype(int).tolist()}
 
 
@@ -208,11 +203,12 @@ def _size_of(tables: Sequence[Table], title: str) -> Size:
 
 
 def _crop_of(table: Table) -> Table:
-    """Return the table that says the size of images: of crops among which one is drawn the first;
-    an empty one if there is none."""
+    """Return the table that says the size of images: the first of several of one kind and size
+    among which one is drawn; an empty one if there is none."""
     if table.get("name") == "RandomChoice":
         crops = [_crop_of(inner) for inner in table.get("transforms", [])]
-        if crops and all(crops):
+        kinds = {(crop.get("name"), str(crop.get("size"))) for crop in crops}
+        if len(kinds) == 1:
             return crops[0]
     if table.get("name") in _SIZED:
         return table

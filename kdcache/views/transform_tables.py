@@ -15,6 +15,7 @@ from typing import Any
 
 from torchvision import transforms as v1
 from torchvision.transforms import v2
+from torchvision.transforms._presets import ImageClassification
 
 from kdcache.errors import RecipeError, quoted
 from kdcache.views.timm_transforms import RandomErasing
@@ -110,7 +111,8 @@ def _parameters(transform: Any, transform_class: type) -> Table:
         entry = _plain(value)
         if transform_class.__name__ in _CROPS and key == "size":
             entry = _of_one_number(entry)
-        if transform_class.__name__ == "RandomChoice" and len({*entry}) == 1:
+        is_even = isinstance(entry, list) and _of_one_number(entry) is not entry
+        if transform_class is v2.RandomChoice and is_even:
             continue  # each as likely as the others, as by default
         if entry is not None and entry != _plain(parameter.default):
             plain[key] = entry
@@ -228,7 +230,7 @@ def single_transforms(transforms: Any) -> Iterator[Any]:
             yield from single_transforms(transform)
     elif type(transforms) in (v1.Compose, v2.Compose):
         yield from single_transforms([*transforms.transforms])
-    elif type(transforms).__name__ == "ImageClassification" and hasattr(transforms, "resize_size"):
+    elif type(transforms) is ImageClassification:
         yield v2.Resize(
             transforms.resize_size,
             interpolation=transforms.interpolation,

@@ -146,6 +146,13 @@ def test_views_follow_the_input_size_of_each_model(
     assert [*recipe.at(16)(IMAGE).shape] == [3, 16, 16]
 
 
+def test_the_first_version_of_a_choice_is_as_likely() -> None:
+    choice = v1.RandomChoice([v1.RandomResizedCrop(8), v1.RandomResizedCrop(8, (0.5, 1.0))])
+    crop = {"name": "RandomResizedCrop", "size": "input"}
+    crops = [crop, {**crop, "scale": [0.5, 1.0]}]
+    assert tables(choice) == [{"name": "RandomChoice", "transforms": crops}]
+
+
 def test_gray_images() -> None:
     recipe = recipe_of([v2.Grayscale(), v2.Resize((8, 8)), v1.ToTensor(), v1.Normalize(0.5, 0.5)])
     assert recipe.mode == "L" and recipe(IMAGE.convert("L")).shape == (1, 8, 8)
@@ -221,12 +228,14 @@ def test_images_are_gray_from_the_beginning_where_that_is_the_same() -> None:
         recipe(IMAGE)
 
 
-def test_a_choice_that_is_not_among_crops_says_no_size() -> None:
-    choice = v2.RandomChoice([v2.RandomCrop(8), v2.RandomHorizontalFlip()])
-    names = [table["name"] for table in tables(choice, size=8)]
-    assert names == ["RandomChoice", "Resize"]
-    with pytest.raises(RecipeError, match="no transform says how large"):
-        recipe_of(choice)
+def test_a_choice_among_other_crops_than_of_one_kind_says_no_size() -> None:
+    crop = v2.RandomResizedCrop(8)
+    for other in (v2.RandomHorizontalFlip(), v2.RandomResizedCrop(6), v2.RandomCrop(8)):
+        choice = v2.RandomChoice([crop, other])
+        drawn, resize = tables(choice, size=8)
+        assert drawn["transforms"][0]["size"] == 8 and resize["name"] == "Resize"
+        with pytest.raises(RecipeError, match="no transform says how large"):
+            recipe_of(choice)
 
 
 class OwnResize(v2.Resize):
