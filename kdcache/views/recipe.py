@@ -38,7 +38,7 @@ from PIL import Image
 
 from kdcache.config.spec import build
 from kdcache.errors import RecipeError, UsageError, brief, quoted
-from kdcache.runtime.files import whole_file
+from kdcache.runtime.files import write_file
 from kdcache.runtime.generators import Generators
 from kdcache.runtime.images import to_mode
 from kdcache.shapes import Size, View, sides, size_text
@@ -146,9 +146,9 @@ class Recipe:
         """Write the recipe as a TOML file, which `--recipe` and `load_recipe` take.
 
         Raises:
-            RecipeError: its views are stored in a cache, without which it renders none;
-                or the file cannot be written.
+            RecipeError: its views are stored in a cache, without which it renders none.
             UsageError: a name that does not end in `.toml`.
+            KdcacheError: the file cannot be written.
         """
         path = Path(path)
         if path.suffix != ".toml":
@@ -157,13 +157,7 @@ class Recipe:
             raise RecipeError(
                 f"recipe {brief(self.name)} renders views that its cache stores; give the cache"
             )
-        try:
-            with whole_file(path) as file:
-                file.write(tomli_w.dumps(self.to_dict()["table"]).encode())
-        except OSError as error:
-            raise RecipeError(
-                f"cannot write {path}: {error.strerror}; choose a folder that can be written"
-            ) from error
+        write_file(path, tomli_w.dumps(self.to_dict()["table"]).encode())
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any], views: StoredViews | None = None) -> "Recipe":

@@ -199,7 +199,7 @@ def test_a_recipe_is_saved_as_the_file_that_commands_take(tmp_path: Path) -> Non
     again = load_recipe(tmp_path / "mine.toml")
     assert again.fingerprint == recipe.fingerprint and again.name == "mine"
     assert json.dumps(again.to_dict()["table"]) == json.dumps(recipe.to_dict()["table"])
-    with pytest.raises(RecipeError, match=r"cannot write \S+/none/mine\.toml: No such file"):
+    with pytest.raises(KdcacheError, match=r"cannot write \S+/none/mine\.toml: No such file"):
         recipe.save(tmp_path / "none" / "mine.toml")
     with pytest.raises(UsageError, match=r"mine must end in \.toml, as --recipe takes it$"):
         recipe.save(tmp_path / "mine")
