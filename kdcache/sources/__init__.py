@@ -17,7 +17,7 @@ from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.digits import DIGITS_TRAIN, Digits
 from kdcache.sources.masks import MaskSource
 from kdcache.sources.own import as_source
-from kdcache.sources.plain_images import WithoutObjects, open_plain_images, path_of_images
+from kdcache.sources.plain_images import WithoutTargets, open_plain_images, path_of_images
 from kdcache.sources.protocol import (
     AnnotationIds,
     Classed,
@@ -41,7 +41,7 @@ __all__ = [
     "Sample",
     "Source",
     "TarSource",
-    "WithoutObjects",
+    "WithoutTargets",
     "annotation_ids_of",
     "as_source",
     "check_source",

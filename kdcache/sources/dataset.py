@@ -12,7 +12,7 @@ from kdcache.config.spec import Spec
 from kdcache.errors import SourceError
 from kdcache.runtime.generators import seeded_generators
 from kdcache.runtime.image_items import as_image, described
-from kdcache.runtime.images import file_bytes
+from kdcache.runtime.images import decode_image, file_bytes
 from kdcache.runtime.text_files import path_bytes
 from kdcache.runtime.user_code import user_code
 from kdcache.sources.files import (
@@ -93,6 +93,21 @@ class MapStyle:
             return None
         with self._calling(self._name(index)), self._reading(index):
             return self._encoded(self._place(index))
+
+    def image(self, index: int) -> Image.Image:
+        """Return the image of sample `index`, whatever its target is.
+
+        Raises:
+            UnreadableSampleError: it cannot be decoded.
+            SourceError: the data set raises something else, or gives no pair, or no image.
+        """
+        name = self._name(index)
+        data = self.stored(index)
+        if data is None:
+            image, _ = self._pair(index, name, None)
+            return image
+        with self._calling(name), self._reading(index):
+            return as_image(decode_image(data), name)
 
     def keys(self) -> Iterable[str]:
         """Return the names of all samples, in order."""

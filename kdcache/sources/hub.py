@@ -16,7 +16,6 @@ from kdcache.errors import KdcacheError, SourceError, UsageError
 from kdcache.runtime.downloads import asking_hub, network_reason
 from kdcache.runtime.images import UndecodableError, decode_image, file_bytes
 from kdcache.runtime.text_files import path_bytes
-from kdcache.shapes import Rows
 from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.files import NO_FILE, Numbers, stat_sizes
 from kdcache.sources.protocol import Contents, Source, sample_name
@@ -40,6 +39,7 @@ class HubImages:
                 f"source hf: some rows have no {label}; take them out, or give label=COLUMN"
             )
         self.classes: int | list[str] = classes or names or self._classes_of_targets()
+        self.label = label
         self._table = table.select_columns([image])
         self._image = image
 
@@ -142,6 +142,23 @@ class HubSource(DatasetSource):
         """Return the paths of the files that samples are read from; none of a table in memory."""
         return self._dataset.files()
 
+    def check_targets(self) -> None:
+        """Check that labels are classes, which the -1 of a split without labels is not.
+
+        Raises:
+            SourceError: one is none.
+        """
+        targets = self._dataset.targets
+        wrong = np.flatnonzero((targets < 0) | (targets >= self.classes))
+        if len(wrong):
+            first = int(wrong[0])
+            name = sample_name(self.spec, first, self.key(first))
+            raise SourceError(
+                f"{name} has target {targets[first]} ({len(wrong)} such rows);"
+                f" {self._dataset.label} must be a class index from 0 to {self.classes - 1}: take"
+                " another split or column, or give classes=N"
+            )
+
     def _listed(self) -> Iterator[bytes | memoryview]:
         yield from super()._listed()
         yield from self._dataset.contents()
@@ -201,7 +218,9 @@ def open_table_in_memory(table: Any, spec: Spec) -> Source:
             f"source {spec} has columns {', '.join(table.features)}; take those of one image and"
             " one class index: data.select_columns([IMAGE, LABEL])"
         )
-    return _source_of(table, spec, images[0], labels[0], None)
+    source = _source_of(table, spec, images[0], labels[0], None)
+    source.check_targets()
+    return source
 
 
 def _columns_of(table: Any, is_meant: Callable[[Any], bool]) -> list[str]:
@@ -220,21 +239,7 @@ def _source_of(table: Any, spec: Spec, image: str, label: str, classes: int | No
     images = HubImages(undecoded, image, label, classes)
     source = HubSource(images, spec, lists_targets=True)
     source.may_draw = False
-    _check_targets(source, images.targets, label)
     return source
-
-
-def _check_targets(source: HubSource, targets: Rows, label: str) -> None:
-    """Refuse labels of no class, such as the -1 of a split without labels."""
-    wrong = np.flatnonzero((targets < 0) | (targets >= source.classes))
-    if len(wrong):
-        first = int(wrong[0])
-        name = sample_name(source.spec, first, source.key(first))
-        raise SourceError(
-            f"{name} has target {targets[first]} ({len(wrong)} such rows); {label} must be a class"
-            f" index from 0 to {source.classes - 1}: take another split or column, or give"
-            " classes=N"
-        )
 
 
 def _load(spec: Spec, options: dict[str, Value]) -> tuple[Any, tuple[str, ...]]:

@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from PIL import Image
+
 from kdcache.config.spec import Spec
 from kdcache.config.user_functions import load_function, require_module
 from kdcache.errors import SourceError, UsageError, quoted
@@ -77,11 +79,25 @@ class OwnSource:
             SourceError: the source raises something else, or gives no sample.
         """
         name = sample_name(self.spec, index, self.key(index))
-        with user_code(name, SourceError, way_out=_MEND), named(self.spec, index, self.key):
-            image, target = self._source.sample(index)
-            image = as_image(image, name)
+        image, target = self._pair(index, name)
         checked_target = self._kind.checked(target, image, self.classes, name)
         return Sample(image, checked_target)
+
+    def image(self, index: int) -> Image.Image:
+        """Return the image of sample `index`, whatever its target is.
+
+        Raises:
+            UnreadableSampleError: it cannot be decoded.
+            SourceError: the source raises something else, or gives no sample.
+        """
+        image, _ = self._pair(index, sample_name(self.spec, index, self.key(index)))
+        return image
+
+    def _pair(self, index: int, name: str) -> tuple[Image.Image, Any]:
+        """Return the image and the target that the source gives for sample `index`."""
+        with user_code(name, SourceError, way_out=_MEND), named(self.spec, index, self.key):
+            image, target = self._source.sample(index)
+            return as_image(image, name), target
 
     def stored(self, index: int) -> bytes | None:
         """Return the file that the image of sample `index` is decoded from, where the source says

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from kdcache.errors import SourceError
 from kdcache.sources.files import Numbers
@@ -18,6 +19,7 @@ from kdcache.sources.protocol import (
     Source,
     annotation_ids_of,
     class_names_of,
+    image_of,
     may_draw,
 )
 from kdcache.targets import task_of
@@ -137,6 +139,14 @@ class PartsSource:
             return None
         data: bytes | None = stored(place)
         return data
+
+    def image(self, index: int) -> Image.Image:
+        """Return the image of sample `index`, without its target where its source can do that.
+
+        Raises:
+            UnreadableSampleError: it cannot be decoded.
+        """
+        return image_of(*self._at(index))
 
     def sample(self, index: int, contents: Contents | None = None) -> Sample:
         """Return sample `index`, decoded from its files' `contents` where they are given.

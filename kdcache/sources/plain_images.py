@@ -20,9 +20,9 @@ from kdcache.sources.folder_files import (
     not_listed,
     tell_passed_over,
 )
-from kdcache.sources.protocol import Sample, Source, may_draw
+from kdcache.sources.protocol import Sample, Source, image_of, may_draw
 from kdcache.sources.registry import OPENERS
-from kdcache.targets import ClassBoxes
+from kdcache.targets import ClassBoxes, ClassLabel
 from kdcache.targets.boxes import no_objects
 
 _NO_CLASS = 0
@@ -48,14 +48,22 @@ class PlainImages:
         return read_image(path), label
 
 
-class WithoutObjects:
-    """The images of a source as if none showed an object, whatever they are labelled with: so each
-    view of them says where its image is."""
+class WithoutTargets:
+    """The images of a source, whatever they are labelled with, which nobody looks at."""
 
-    task = ClassBoxes.task
     classes = 1
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, *, tells_frames: bool) -> None:
+        """Take the source.
+
+        Args:
+            source: of the images.
+            tells_frames: whether each view says where its image is, as those of images without an
+                object do; else its label is `_NO_CLASS`.
+        """
+        self.task = ClassLabel.task
+        if tells_frames:
+            self.task = ClassBoxes.task
         self._source = source
         self.spec = source.spec
         self.fingerprint = source.fingerprint
@@ -70,12 +78,15 @@ class WithoutObjects:
         return self._source.key(index)
 
     def sample(self, index: int) -> Sample:
-        """Return an image, without an object.
+        """Return an image, and what stands for its target.
 
         Raises:
             UnreadableSampleError: it cannot be decoded.
         """
-        return Sample(self._source.sample(index).image, no_objects())
+        image = image_of(self._source, index)
+        if self.task == ClassBoxes.task:
+            return Sample(image, no_objects())
+        return Sample(image, _NO_CLASS)
 
 
 def path_of_images(text: str) -> str | None:

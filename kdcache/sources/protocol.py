@@ -85,6 +85,18 @@ class Listed(Protocol):
 
 
 @runtime_checkable
+class Pictured(Protocol):
+    """A source that gives an image without looking at what it is labelled with."""
+
+    def image(self, index: int) -> Image.Image:
+        """Return the image of sample `index`.
+
+        Raises:
+            UnreadableSampleError: it cannot be decoded.
+        """
+
+
+@runtime_checkable
 class Filed(Protocol):
     """A source that tells which files all its samples are read from."""
 
@@ -123,6 +135,17 @@ def annotation_ids_of(source: Source) -> AnnotationIds | None:
     """Return the ids that a source's annotations have; None if they have none, as most."""
     ids: AnnotationIds | None = getattr(source, "annotation_ids", None)
     return ids
+
+
+def image_of(source: Source, index: int) -> Image.Image:
+    """Return the image of sample `index`, without its target where a source can do that.
+
+    Raises:
+        UnreadableSampleError: it cannot be decoded.
+    """
+    if isinstance(source, Pictured):
+        return source.image(index)
+    return source.sample(index).image
 
 
 def splits_of(source: Source) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from kdcache.sources.coco import checked_coco, open_coco
 from kdcache.sources.dataset import MapStyle
 from kdcache.sources.digits import checked_digits, class_names_of_digits, open_digits
 from kdcache.sources.fold import fold_of, take_fold
-from kdcache.sources.hub import open_hub
+from kdcache.sources.hub import HubSource, open_hub
 from kdcache.sources.imagefolder import checked_imagefolder, class_folders, open_imagefolder
 from kdcache.sources.own import as_source, check_own, open_own
 from kdcache.sources.protocol import Source
@@ -104,8 +104,12 @@ def source_from(data: Any) -> Source:
     return as_source(data)
 
 
-def open_source(text: str) -> Source:
+def open_source(text: str, *, needs_targets: bool = True) -> Source:
     """Return the source that a spec names; what a path is taken for is told.
+
+    Args:
+        text: the spec.
+        needs_targets: whether samples are to be looked at with their targets, see `image_of`.
 
     Raises:
         SourceError: the data is absent, empty or has no class targets.
@@ -122,6 +126,8 @@ def open_source(text: str) -> Source:
     source = OPENERS[whole.name](whole)
     if isinstance(source, MapStyle):
         source.may_draw = False  # with plain options no data set of these has code of a user's
+    if needs_targets and isinstance(source, HubSource):
+        source.check_targets()
     if fold is None:
         return source
     return fold_of(source, fold, spec)

@@ -22,7 +22,7 @@ from kdcache.shapes import Rows
 from kdcache.sources import (
     AnnotationIds,
     Source,
-    WithoutObjects,
+    WithoutTargets,
     annotation_ids_of,
     open_plain_images,
     open_source,
@@ -65,7 +65,10 @@ def predict_saved(config: PredictConfig) -> dict[str, Any]:
     saved = find_model(config.model)
     data = saved.data_or_own(config.data)
     images = config.images
-    source = open_source(data) if images is None else open_plain_images(images)
+    if images is None:
+        source = open_source(data, needs_targets=False)
+    else:
+        source = open_plain_images(images)
     name = known_task(saved, config.task) or task_of(source)
     check_out(config, name)
     training, recipe = saved_recipes(saved, config.recipe, name)
@@ -152,10 +155,10 @@ def _predict(
     """Add what a model says of the images of a source, in their order; return how many these are,
     and how many cannot be read."""
     compute = Compute(config.compute)
-    images = source
+    tells_frames = target_kind(task.name).follows_views
+    images = WithoutTargets(source, tells_frames=tells_frames)
     check = None
-    if target_kind(task.name).follows_views:
-        images = WithoutObjects(source)
+    if tells_frames:
         check = partial(_require_whole, source=source, recipe=recipe)
     size = None if task.scores_whole_images else model.preprocessing.size
     order = np.arange(len(images))

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from kdcache.errors import SourceError, UnreadableSampleError, UsageError
 from kdcache.sources import Source, open_source, splits_of
-from kdcache.sources.protocol import Filed
+from kdcache.sources.protocol import Filed, image_of
 from kdcache.views import ViewDataset, load_recipe
 
 datasets = pytest.importorskip("datasets")
@@ -187,6 +187,11 @@ def test_a_label_that_is_no_class_names_its_sample(tmp_path: Path) -> None:
         SourceError, match=r"sample 1 \(00000001\) .* has target -1 \(1 such rows\)"
     ):
         save(tmp_path / "x", num=3, label=[0, -1, 2])  # how the hub marks test sets without labels
+    with pytest.raises(SourceError, match="take another split or column"):
+        open_source(f"hf:{tmp_path}/x,fold=0/1")
+    for spec in (f"hf:{tmp_path}/x", f"hf:{tmp_path}/x,fold=0/1"):
+        source = open_source(spec, needs_targets=False)
+        assert np.asarray(image_of(source, 1))[0, 0, 0] == 1, "images are there to be predicted"
 
 
 def test_rows_without_a_label_are_told(tmp_path: Path) -> None:

@@ -128,6 +128,26 @@ def test_maps_are_masks_that_kdcache_reads(photos: Path, tmp_path: Path) -> None
     assert scores["pixel_accuracy"] == 100
 
 
+@pytest.mark.parametrize("fault", ["colours", "size", "id", "bytes"])
+def test_a_mask_that_is_wrong_matters_to_no_map(fault: str, photos: Path, tmp_path: Path) -> None:
+    root = tmp_path / "pairs"
+    write_blocks(root / "images" / "a.png", 36, 60)
+    mask = root / "masks" / "a.png"
+    mask.parent.mkdir()
+    wrong = {"colours": ("RGB", (60, 36)), "size": ("L", (8, 8)), "id": ("L", (60, 36))}
+    mask.write_bytes(b"no image")
+    if fault in wrong:
+        Image.new(*wrong[fault], 77).save(mask)
+    spec = f"segfolder:{root},classes=3,images=images/{{}}.png"
+    assert "mask" in mistake("evaluate", MODEL, "--data", spec, *PLACE)
+    places = {"labelled": spec, "plain": root / "images", "part": f"{spec},fold=0/1"}
+    for name, data in places.items():
+        kdcache_json("predict", MODEL, "--data", data, "-o", tmp_path / name, *WORDS)
+    plain = (tmp_path / "plain" / "a.png").read_bytes()
+    for place in ("labelled", "part"):
+        assert (tmp_path / place / "images" / "a.png").read_bytes() == plain
+
+
 def test_an_image_that_cannot_be_read_has_no_map(photos: Path, tmp_path: Path) -> None:
     (photos / "0.png").write_bytes(b"no image")
     out = tmp_path / "maps"
