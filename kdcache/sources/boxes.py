@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from PIL import Image
@@ -26,6 +26,8 @@ ROW = np.dtype([("box", "<f4", 4), ("class", "<i4"), ("area", "<f4"), ("is_crowd
 """An object: its left, upper, right and lower side, its class, its area, whether it is many."""
 _BEYOND = 1.05
 """Times the side of its image to which a box may reach that was drawn a little too large."""
+SizesUse = Literal["check", "ignore"]
+"""What is done with the sizes of images that annotations say."""
 _FEW_BEYOND = 0.1
 """Share of boxes that reach beyond their images before it is told."""
 
@@ -119,6 +121,8 @@ class SizedImages(BoxedImages):
         objects: ObjectRows,
         sizes: Array,
         files: str | Sequence[str],
+        *,
+        uses: SizesUse = "check",
     ) -> None:
         """Take the images.
 
@@ -128,26 +132,50 @@ class SizedImages(BoxedImages):
             objects: that they show.
             sizes: width and height of each, int64 `[images, 2]`; 0 where that is not known.
             files: that say so, for messages: one of all images, or one of each.
+            uses: whether images must have these sizes; else boxes must lie in their images.
         """
         super().__init__(root, names, objects)
         self._names = names
         self._sizes = sizes
         self._files = files
+        self._uses = uses
 
     def objects_in(self, image: Image.Image, index: int) -> ObjectBoxes:
         """Return the objects of an image.
 
         Raises:
-            SourceError: it has another size than its file says, so that boxes would be elsewhere.
+            SourceError: it has another size than its file says, so that boxes would be elsewhere;
+                or a box reaches far beyond it, where what the file says is ignored.
         """
+        objects = self.objects.of(index)
+        if self._uses == "check":
+            self._check_size(image, index)
+        else:
+            self._check_within(objects, image, index)
+        return objects
+
+    def _check_size(self, image: Image.Image, index: int) -> None:
         width, height = self._sizes[index].tolist()
-        if 0 not in (width, height) and (width, height) != image.size:
-            raise SourceError(
-                f"image {self.images[index]} has {image.width}x{image.height} pixels, and"
-                f" {self._file_of(index)} says {width}x{height}: its boxes are of another image;"
-                " give the images that the file was made for, or mend what it says"
-            )
-        return self.objects.of(index)
+        if 0 in (width, height) or (width, height) == image.size:
+            return
+        raise SourceError(
+            f"image {self.images[index]} has {image.width}x{image.height} pixels, and"
+            f" {self._file_of(index)} says {width}x{height}: its boxes are of another image; give"
+            " the images that the file was made for, mend what it says, or, where the boxes fit and"
+            " sizes alone are wrong, give the source coco or voc sizes=ignore"
+        )
+
+    def _check_within(self, objects: ObjectBoxes, image: Image.Image, index: int) -> None:
+        ends = objects.boxes[:, 2:]
+        is_beyond = (ends > _BEYOND * ends.new_tensor(image.size) + 1).any(1)
+        if not is_beyond.any():
+            return
+        right, lower = ends[is_beyond][0].tolist()
+        raise SourceError(
+            f"image {self.images[index]} has {image.width}x{image.height} pixels, and a box in"
+            f" {self._file_of(index)} reaches to {right:g}, {lower:g}: it is of another image; give"
+            " the images that the file was made for, or mend the box"
+        )
 
     def tell_boxes_beyond(self, where: str, form: str) -> None:
         """Say so if many boxes reach far beyond their images: of images that were made smaller, or
@@ -157,6 +185,8 @@ class SizedImages(BoxedImages):
             where: the source, for messages.
             form: what a box must be, for messages.
         """
+        if self._uses == "ignore":
+            return
         rows = self.objects.rows
         sizes = np.repeat(self._sizes, self.objects.counts, axis=0)
         is_beyond = (rows["box"][:, 2:] > _BEYOND * sizes + 1).any(1) & (sizes > 0).all(1)

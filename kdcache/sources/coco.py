@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kdcache.config.spec import Spec, build
 from kdcache.errors import SourceError
-from kdcache.sources.boxes import BoxSource, ObjectRows, SizedImages, require_files
+from kdcache.sources.boxes import BoxSource, ObjectRows, SizedImages, SizesUse, require_files
 from kdcache.sources.coco_file import CocoFile, read_coco
 from kdcache.sources.index_cache import Arrays, Names, is_settled, load_arrays, save_arrays
 from kdcache.sources.protocol import AnnotationIds, Source
@@ -28,6 +28,8 @@ class CocoOptions:
 
     annotations: str
     """The JSON file."""
+    sizes: SizesUse = "check"
+    """Whether images must have the sizes that the file says."""
 
 
 class CocoImages(SizedImages):
@@ -46,7 +48,9 @@ def open_coco(spec: Spec) -> Source:
     """
     options, folder = checked_coco(spec)
     file = _read_once(options.annotations)
-    dataset = CocoImages(folder, file.names, file.objects, file.sizes, options.annotations)
+    dataset = CocoImages(
+        folder, file.names, file.objects, file.sizes, options.annotations, uses=options.sizes
+    )
     require_files(
         dataset,
         file.names,

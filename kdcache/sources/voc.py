@@ -22,7 +22,14 @@ from kdcache.config.spec import Spec, build, choose
 from kdcache.errors import SourceError, quoted
 from kdcache.runtime.text_files import read_lines
 from kdcache.sources.annotation_files import checked_path, in_threads, read_annotation
-from kdcache.sources.boxes import ROW, BoxSource, ObjectRows, SizedImages, require_files
+from kdcache.sources.boxes import (
+    ROW,
+    BoxSource,
+    ObjectRows,
+    SizedImages,
+    SizesUse,
+    require_files,
+)
 from kdcache.sources.class_files import read_class_names
 from kdcache.sources.listings import Array
 from kdcache.sources.protocol import Source
@@ -47,6 +54,8 @@ class VocOptions:
     classes: str | None = None
     """A text file with a name on each line; by default VOC's 20."""
     difficult: Literal["keep", "ignore"] = "ignore"
+    sizes: SizesUse = "check"
+    """Whether images must have the sizes that their annotations say."""
 
 
 class VocFile(NamedTuple):
@@ -121,7 +130,7 @@ def open_voc(spec: Spec) -> Source:
     listed = _listed_names(root, options.split, names)
     images = [f"JPEGImages/{name}.jpg" for name in listed]
     annotations = [f"Annotations/{name}.xml" for name in listed]
-    return voc_source(spec, root, images, annotations, reader)
+    return voc_source(spec, root, images, annotations, reader, sizes=options.sizes)
 
 
 def checked_voc(spec: Spec) -> tuple[VocOptions, str]:
@@ -136,7 +145,13 @@ def checked_voc(spec: Spec) -> tuple[VocOptions, str]:
 
 
 def voc_source(
-    spec: Spec, root: str, images: Sequence[str], annotations: Sequence[str], reader: VocReader
+    spec: Spec,
+    root: str,
+    images: Sequence[str],
+    annotations: Sequence[str],
+    reader: VocReader,
+    *,
+    sizes: SizesUse = "check",
 ) -> Source:
     """Return images with their boxes as a source.
 
@@ -146,6 +161,7 @@ def voc_source(
         images: their paths below it.
         annotations: the paths of their XML files below it.
         reader: of these.
+        sizes: whether images must have the sizes that these say.
 
     Raises:
         SourceError: an image or an annotation is absent, or an annotation cannot be understood.
@@ -163,8 +179,8 @@ def voc_source(
         files.append(file)
     read = list(in_threads(reader.read, files))
     objects = ObjectRows.joined(file.rows for file in read)
-    sizes = np.array([file.size for file in read], np.int64)
-    dataset = SizedImages(root, images, objects, sizes, files)
+    stated = np.array([file.size for file in read], np.int64)
+    dataset = SizedImages(root, images, objects, stated, files, uses=sizes)
     require_files(dataset, images, where, "add it, or take it out of the list")
     dataset.tell_boxes_beyond(f"voc {root}", "in pixels of its image")
     return BoxSource(dataset, spec, classes=len(reader.names), class_names=reader.names)

@@ -91,6 +91,7 @@ def test_an_image_of_another_size_has_not_these_boxes(tmp_path: Path) -> None:
         SourceError, match=r"a.png has 6x8 pixels, and .*boxes.json says 8x6: its boxes are of"
     ):
         open_source(spec).sample(0)
+    assert len(objects_of(open_source(f"{spec},sizes=ignore"), 0)) == 0
 
 
 def without(key: str) -> dict[str, Any]:

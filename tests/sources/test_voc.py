@@ -211,6 +211,26 @@ def test_an_annotation_of_an_image_of_another_size_is_refused(tmp_path: Path) ->
         wrong.sample(0)
 
 
+def test_sizes_that_alone_are_wrong_can_be_ignored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = voc_object("cat", (30, 5, 60, 9))
+    objects = {"a": CAT + _size(40, 20), "b": large + _size(90, 20), "c": large + _size(20, 10)}
+    root = write_voc_boxes(tmp_path, objects)
+    for index, hint in enumerate(("give the source coco or voc sizes=ignore",) * 2):
+        with pytest.raises(SourceError, match=hint):
+            open_source(f"voc:{root}").sample(index)
+    capsys.readouterr()
+    source: Any = open_source(f"voc:{root},sizes=ignore")
+    assert capsys.readouterr().err == "", "what the files say of sizes is not believed"
+    plain: Any = open_source(f"voc:{root}")
+    assert source.fingerprint == plain.fingerprint, "a cache fits both"
+    assert len(objects_of(source, 0)) == 1
+    for index in (1, 2):
+        with pytest.raises(SourceError, match=r"20x10 pixels, and a box in .* reaches to 60, 9"):
+            source.sample(index)
+
+
 def test_many_boxes_beyond_their_images_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
