@@ -11,10 +11,13 @@ from kdcache.config.spec import choose
 from kdcache.errors import UsageError
 from kdcache.losses import open_loss
 from kdcache.report.estimates import Estimate, estimate
-from kdcache.report.names import names_of
+from kdcache.report.names import OF_CACHE, names_of
 from kdcache.report.runs import Numbers, Run
+from kdcache.train.config import TrainConfig
 from kdcache.train.differences import FREE, differing_settings
 
+_BROUGHT = ("data", "recipe")
+"""Settings that a run need not say where its cache brings them."""
 _SEEDS = ("run_seed", "order_seed")
 """Settings in which repeats differ."""
 
@@ -101,6 +104,15 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     return groups
 
 
+def told_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings of a run by dotted key, with what its cache brings."""
+    settings = flat_settings(dataclasses.asdict(config))
+    for key in _BROUGHT:
+        if config.caches and settings[key] is None:
+            settings[key] = OF_CACHE
+    return settings
+
+
 def reference_of(groups: Sequence[Group], against: str | None) -> Group:
     """Return the group that others are compared with.
 
@@ -168,6 +180,6 @@ def _differing_tables(members: Sequence[Sequence[Run]]) -> list[dict[str, Any]]:
         keys |= dict.fromkeys(_differences(members[0][0], others[0]))
     tables: list[dict[str, Any]] = []
     for runs in members:
-        settings = flat_settings(dataclasses.asdict(runs[0].config))
+        settings = told_settings(runs[0].config)
         tables.append({key: settings.get(key) for key in keys})
     return tables

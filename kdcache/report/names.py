@@ -11,6 +11,8 @@ MOST_CHARS = 48
 """Characters of a name."""
 _SPEAKING = ("loss", "student", "cache", "teacher", "data", "recipe")
 """Settings whose values tell which setting they are of."""
+OF_CACHE = "that of the cache"
+"""What a run trained with that does not say it, since its cache does; its name says the cache."""
 _SHORT = 16
 """Characters of a value that is not shortened."""
 
@@ -31,6 +33,7 @@ def names_of(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _joined(pieces: Sequence[str]) -> str:
     """Return pieces as one name; of too many those in the middle are left out whole."""
+    pieces = [piece for piece in pieces if piece]
     whole = printable(", ".join(pieces))
     if len(whole) <= MOST_CHARS:
         return whole
@@ -45,6 +48,8 @@ def _joined(pieces: Sequence[str]) -> str:
 
 def _piece(key: str, value: str) -> str:
     last = key.rpartition(".")[2]
+    if not value:
+        return ""
     if value == "none":
         return f"no {last}"
     if key in _SPEAKING:
@@ -55,6 +60,8 @@ def _piece(key: str, value: str) -> str:
 def _text(value: Any) -> str:
     if value is None or value == ():
         return "none"
+    if value == OF_CACHE:
+        return ""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, list | tuple):
@@ -79,7 +86,7 @@ def _short_values(texts: Sequence[str]) -> list[str]:
 
 def _without_folders(texts: Sequence[str]) -> list[str]:
     """Return paths without the folders that all have in common."""
-    different = sorted(set(texts) - {"none"})
+    different = sorted(set(texts) - {"none", ""})
     if len(different) < 2:
         return list(texts)
     short = dict(zip(different, without_common_folder(different)[1], strict=True))

@@ -1,19 +1,17 @@
 """The parts of a page that are made of what runs have written: scores, curves, parts of the loss,
 settings."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kdcache.config.files import flat_settings
 from kdcache.report.comparison import (
     difference_from,
     leading_score,
     unlike_conditions,
     unlike_note,
 )
-from kdcache.report.groups import Group
+from kdcache.report.groups import Group, told_settings
 from kdcache.report.line_chart import Axis, Line, line_chart
 from kdcache.report.wording import NONE, number, signed, with_error
 from kdcache.runtime.wording import counted, human_bytes, human_rate, human_seconds
@@ -281,7 +279,7 @@ def common_settings(groups: Sequence[Group]) -> list[tuple[str, str]]:
     """Return the settings that all groups share, as text, but for those that change no result."""
     free = (*FREE, "run_seed", "order_seed", *groups[0].differing)
     common: list[tuple[str, str]] = []
-    for key, value in flat_settings(dataclasses.asdict(groups[0].config)).items():
+    for key, value in told_settings(groups[0].config).items():
         if key not in free:
             common.append((key, setting_text(value)))
     return common

@@ -9,6 +9,7 @@ from kdcache.errors import UsageError
 from kdcache.report.groups import Group, grouped, reference_of
 from kdcache.report.names import MOST_CHARS, names_of
 from kdcache.report.runs import read_runs
+from kdcache.report.score_sections import common_settings
 
 
 def groups_in(folder: Path) -> list[Group]:
@@ -68,6 +69,18 @@ def test_two_runs_of_one_seed_are_no_repeats(tmp_path: Path) -> None:
 )
 def test_names_are_short_and_tell_what_differs(settings: list[dict], names: list[str]) -> None:
     assert names_of(settings) == names
+
+
+def test_what_a_cache_brings_is_not_said_to_be_absent(tmp_path: Path) -> None:
+    cached = {"cache": "caches/r50", "data": None, "recipe": None}
+    forged_run(tmp_path / "a", rising(50), loss="dist:tau=4", **cached)
+    forged_run(tmp_path / "b", rising(50))
+    first, second = groups_in(tmp_path)
+    assert first.name == "caches/r50, dist:tau=4"
+    assert second.name == "no cache, digits:train, digits, ce"
+    assert (first.differing["recipe"], first.differing["data"]) == ("that of the cache",) * 2
+    (alone,) = grouped(first.runs)
+    assert dict(common_settings([alone]))["recipe"] == "that of the cache"
 
 
 def test_settings_in_the_middle_of_a_long_name_are_left_out_whole() -> None:
