@@ -47,7 +47,7 @@ from kdcache.models.weight_misfit import DETECTOR_ADVICE, classes_advice
 from kdcache.models.wrapping import tried_model
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import own_place
-from kdcache.sources import Source, open_source
+from kdcache.sources import Source, open_source, require_outside
 from kdcache.sources.drawn_samples import require_drawn_alike
 from kdcache.targets import task_of
 from kdcache.tasks.seen_labels import SeenLabels
@@ -151,9 +151,11 @@ def probe_place(config: DumpConfig, *, writes: bool = True) -> None:
 
     Raises:
         CacheError: it cannot, or something else is there.
+        UsageError: it would lie among the data.
     """
     storage = open_storage(config.cache)
     if not storage.exists(MANIFEST):
+        require_outside(config.cache, "cache", config.data)
         probe_new(storage, writes=writes)
         return
     cache = open_cache(storage)

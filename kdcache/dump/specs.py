@@ -8,7 +8,7 @@ from kdcache.config.files import parse_seeds
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.present_cache import check_present
 from kdcache.models.specs import check_model
-from kdcache.sources import check_source
+from kdcache.sources import check_source, require_outside
 from kdcache.views import check_recipe
 
 
@@ -29,6 +29,7 @@ def check_specs(config: DumpConfig) -> None:
         if storage.exists(MANIFEST):
             check_present(open_cache(storage), config)
         else:
+            require_outside(config.cache, "cache", config.data)
             probe_new(storage, writes=False)
     # after the data: a module of the user's own that makes them may register a model with timm
     check_model(config.teacher, asks_library=False, is_trained=True)

@@ -31,7 +31,7 @@ from kdcache.imports.registry import FORMATS
 from kdcache.imports.units import UnitImporter
 from kdcache.runtime.console import progress, say
 from kdcache.runtime.stopping import heeding, look, until_stopped
-from kdcache.sources import Source, open_source
+from kdcache.sources import Source, open_source, require_outside
 from kdcache.targets import ClassLabel, task_of
 from kdcache.views import Recipe
 from kdcache.views.stored_views import StoredViews
@@ -101,6 +101,7 @@ def run_import(config: ImportConfig) -> dict[str, Any]:
     check_specs(config)
     storage = open_storage(config.cache)
     if not storage.exists(MANIFEST):
+        require_outside(config.cache, "cache", config.data)
         probe_new(storage)  # before the time that reading all files takes
     source = open_source(config.data)
     if task_of(source) != ClassLabel.task:

@@ -15,6 +15,7 @@ from kdcache.sources.as_files import mean_image_bytes, stored_image, stored_targ
 from kdcache.sources.boxes import BoxSource
 from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.digits import DIGITS_TRAIN, Digits
+from kdcache.sources.listed_folders import require_beside, require_outside
 from kdcache.sources.masks import MaskSource
 from kdcache.sources.own import as_source
 from kdcache.sources.plain_images import WithoutTargets, open_plain_images, path_of_images
@@ -51,6 +52,8 @@ __all__ = [
     "open_plain_images",
     "open_source",
     "path_of_images",
+    "require_beside",
+    "require_outside",
     "source_from",
     "splits_of",
     "stored_image",

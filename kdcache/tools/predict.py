@@ -32,7 +32,7 @@ from kdcache.tasks import Task, open_task
 from kdcache.tasks.prediction_forms import RESULTS
 from kdcache.tasks.predictions import Predictions, PredictionSettings
 from kdcache.tools.opened_model import OpenedModel, model_of_own_classes
-from kdcache.tools.predict_config import PredictConfig, check_out, check_place
+from kdcache.tools.predict_config import PredictConfig, check_apart, check_out, check_place
 from kdcache.tools.saved_classes import known_task
 from kdcache.tools.saved_model import SavedModel, find_model
 from kdcache.tools.saved_views import saved_recipes
@@ -64,6 +64,7 @@ def predict_saved(config: PredictConfig) -> dict[str, Any]:
     check_place(config)
     saved = find_model(config.model)
     data = saved.data_or_own(config.data)
+    check_apart(config, data)
     images = config.images
     if images is None:
         source = open_source(data, needs_targets=False)

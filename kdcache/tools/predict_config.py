@@ -9,7 +9,7 @@ from kdcache.runtime.batch_size import BatchSize, require_batch_size
 from kdcache.runtime.device import ComputeConfig
 from kdcache.runtime.files import require_new_folder, require_writable
 from kdcache.runtime.tables import PARQUET
-from kdcache.sources import check_source, path_of_images
+from kdcache.sources import check_source, path_of_images, require_beside, require_outside
 from kdcache.sources.parquet_files import require_pyarrow
 from kdcache.tasks.prediction_forms import FORMS, prediction_form, require_settings
 from kdcache.tools.saved_classes import checked_saved, known_classes, known_task
@@ -83,6 +83,7 @@ def check_specs(config: PredictConfig) -> None:
     if task is not None:
         check_out(config, task)
     data = saved.data_or_own(config.data)
+    check_apart(config, data)
     if config.images is None:
         check_source(data)
     elif saved.is_silent or config.classes is not None:
@@ -107,6 +108,26 @@ def check_out(config: PredictConfig, task: str) -> None:
         )
     if config.ending == PARQUET:
         require_pyarrow()
+
+
+def check_apart(config: PredictConfig, data: str) -> None:
+    """Check that a folder of images does not come to lie among those that are predicted.
+
+    Args:
+        config: the prediction.
+        data: what is predicted, a spec or a path.
+
+    Raises:
+        UsageError: it does.
+        SourceError: there is no such data.
+    """
+    if config.ending:
+        return
+    images = config.images
+    if images is None:
+        require_outside(config.out, "folder", data)
+    elif Path(images).is_dir():
+        require_beside(config.out, "folder", [images])
 
 
 def check_place(config: PredictConfig) -> None:

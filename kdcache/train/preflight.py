@@ -9,6 +9,7 @@ from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
 from kdcache.runtime.files import require_writable_folder
 from kdcache.runtime.wording import counted
+from kdcache.sources import require_outside
 from kdcache.tasks.windows import check_window
 from kdcache.train.config import TrainConfig
 from kdcache.train.metrics_log import summary_writer
@@ -28,6 +29,8 @@ def check_training(config: TrainConfig, compute: Compute) -> None:
         summary_writer()
     if config.slab_dir is not None:
         require_writable_folder(Path(config.slab_dir), "slab_dir")
+        for data in (config.data, config.eval_data):
+            require_outside(config.slab_dir, "slab_dir", data)
     check_optimizer(config.optimizer)
     check_schedule(config.schedule, epochs=config.epochs)
     if config.schedule.name != "none" and config.schedule.warmup_epochs >= config.epochs:

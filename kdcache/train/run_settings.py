@@ -12,6 +12,7 @@ from kdcache.runtime.batch_size import chosen
 from kdcache.runtime.console import say
 from kdcache.runtime.contrast import joined
 from kdcache.runtime.files import require_writable_folder
+from kdcache.sources import require_outside
 from kdcache.train.config import TrainConfig
 from kdcache.train.differences import FREE, PLACES, may_extend, settings_differences
 from kdcache.train.optim import depends_on_end
@@ -48,7 +49,7 @@ def check_folder(run: Path, config: TrainConfig) -> None:
 
     Raises:
         MismatchError: it is that of a run with other settings.
-        UsageError: it cannot be written, or is not empty and no run's.
+        UsageError: it cannot be written, is not empty and no run's, or would lie among the data.
     """
     require_writable_folder(run, "run")
     if is_run(run):
@@ -64,6 +65,9 @@ def check_folder(run: Path, config: TrainConfig) -> None:
             )
     elif run.exists() and (not run.is_dir() or _holds_other_files(run)):
         raise UsageError(f"run {run} is not empty and not a run; choose a new folder")
+    else:
+        for data in (config.data, config.eval_data):
+            require_outside(run, "run", data)
 
 
 def is_run(run: Path) -> bool:

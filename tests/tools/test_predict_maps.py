@@ -166,6 +166,8 @@ def test_what_cannot_be_written_is_told(photos: Path, tmp_path: Path) -> None:
     assert "is not empty; name a new one" in mistake(*words, "-o", out)
     assert (out / "a.png").read_text() == "of the user"
     assert "is not empty" in mistake(*words, "-o", photos), "nor are images overwritten"
+    line = mistake(*words, "-o", photos / "maps")
+    assert "whose files are data: it would be taken for some of them" in line
     assert "an image each; name one, such as" in mistake(*words, "-o", tmp_path / "maps.csv")
     line = mistake(*words, "-o", tmp_path / "new", "--top-k", 3)
     assert "top_k is not for segmentation" in line
