@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from kdcache.errors import MOST_MESSAGE, KdcacheError, KdcacheWarning, UsageError, one_line, quoted
+from kdcache.runtime.files import system_way_out
 from kdcache.runtime.stopping import WAY_OUT, StopInterrupt, interrupting, signal_name
 from kdcache.runtime.wording import wrapped_line
 from kdcache_cli.sections import Sections, write_commands
@@ -144,10 +145,10 @@ def _system_text(error: OSError) -> str:
     if error.filename == STDOUT:
         return f"cannot write to stdout: {reason}; send it elsewhere, or make room"
     if error.filename:
-        return f"{error.filename}: {reason}"
+        return f"{error.filename}: {reason}{system_way_out(error)}"
     if _is_folder_gone():
         return "the folder that this command was called in is gone; go to another, and run again"
-    return reason
+    return f"{reason}{system_way_out(error)}"
 
 
 def _is_folder_gone() -> bool:

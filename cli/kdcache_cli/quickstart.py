@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from kdcache.errors import KdcacheError
-from kdcache.runtime.files import write_file
+from kdcache.runtime.files import require_writable_folder, write_file
 from kdcache.runtime.wording import human_bytes
 from kdcache_cli.output import json_text, shell_command
 from kdcache_cli.processes import run_command
@@ -140,6 +140,7 @@ def _check_ready(folder: Path) -> None:
             "quickstart needs scikit-learn for its digits; pip install 'kdcache[demo]'"
         )
     try:
+        require_writable_folder(folder, "folder")
         (folder / "logs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise KdcacheError(

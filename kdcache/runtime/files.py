@@ -20,6 +20,16 @@ from kdcache.errors import KdcacheError, UsageError
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")
 
 
+_WAYS_OUT = {
+    errno.ENAMETOOLONG: "; give a shorter path",
+    errno.ELOOP: "; links lead round in a circle there: remove one, or give another path",
+    errno.ENOSPC: "; make room there, and run again",
+    errno.EDQUOT: "; make room there, and run again",
+    errno.EFBIG: "; the limit on the size of files is reached: raise it, and run again",
+    errno.EROFS: "; choose a place that can be written",
+    errno.EACCES: "; have its owner allow it, or choose another place",
+    errno.EPERM: "; have its owner allow it, or choose another place",
+}
 _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
 
 
@@ -44,6 +54,30 @@ def plain_bytes(path: str | Path) -> bytes:
 
 class NotPlainError(OSError):
     """A path leads to something else than a plain file."""
+
+
+def system_way_out(error: OSError) -> str:
+    """Return what a user can do about what the operating system refused, after a semicolon;
+    nothing where its own words say it, or nobody knows."""
+    return _WAYS_OUT.get(error.errno or 0, "")
+
+
+def nearest_existing(path: Path) -> Path:
+    """Return a path, absolute, or what is there nearest above it.
+
+    Raises:
+        UsageError: it is a link to nothing, or leads through one: no folder can be made there.
+        OSError: it is too long, or cannot be looked at.
+    """
+    place = path.absolute()
+    while not place.exists() and place != place.parent:
+        if place.is_symlink():
+            raise UsageError(
+                f"{path}: {place} is a link to {os.readlink(place)}, which is not there; make that"  # noqa: PTH115
+                " folder, remove the link, or choose another place"
+            )
+        place = place.parent
+    return place
 
 
 def temporary_beside(path: Path) -> Path:
@@ -133,9 +167,7 @@ def require_writable_folder(folder: Path, what: str) -> None:
     Raises:
         UsageError: it cannot, or a file lies there.
     """
-    nearest = folder.absolute()
-    while not nearest.exists() and nearest != nearest.parent:
-        nearest = nearest.parent
+    nearest = nearest_existing(folder)
     where = f"{what} {folder}: {nearest}"
     if not nearest.is_dir():
         raise UsageError(f"{where} is no folder; choose another place")
@@ -157,6 +189,7 @@ def require_new_folder(path: Path) -> None:
         return
     if path.exists():
         raise UsageError(f"{path} is a file; name a folder")
+    nearest_existing(path)
     require_writable(path)
 
 

@@ -1,6 +1,7 @@
 """What a source is: samples by index, a stable key for each, and a fingerprint."""
 
 import errno
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -203,6 +204,9 @@ def _storage_fault(error: OSError) -> str:
     what = f"{type(error).__name__}: {error.strerror or error}"
     if error.filename:
         what += f" ({error.filename})"
+    if error.errno == errno.ENOENT and error.filename and os.path.islink(error.filename):  # noqa: PTH114
+        target = os.readlink(error.filename)  # noqa: PTH115
+        return f"it is a link to {target}, which is not there; restore that, or remove the link"
     if error.errno == errno.ENOENT:
         return f"{what}; was it moved while this ran, or is a disk or mount gone?"
     return f"{what}; the disk or mount is at fault, not the image: mend that, and run again"

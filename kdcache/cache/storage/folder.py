@@ -15,6 +15,7 @@ from kdcache.cache.storage.blocks import Blocks
 from kdcache.cache.storage.new_file import create_file, sync_directory, try_out
 from kdcache.cache.storage.protocol import MOST_BYTES, Entry, lasting_names
 from kdcache.errors import CacheError, LargeObjectError, brief
+from kdcache.runtime.files import nearest_existing, system_way_out
 
 _MOST_DEPTH = 32
 """Folders in folders; a cache has five."""
@@ -214,11 +215,12 @@ class Folder:
 
         Raises:
             CacheError: they cannot.
+            UsageError: the folder is a link to nothing.
         """
         if self._is_probed:
             return
         try:
-            place = _nearest(self.path)
+            place = nearest_existing(self.path)
             if not place.is_dir():
                 reason = f"a file stands where a folder is needed ({place})"
                 raise CacheError(f"cannot write {self.path}: {reason}")
@@ -265,14 +267,6 @@ class Folder:
         return str(self.path)
 
 
-def _nearest(path: Path) -> Path:
-    """Return the path, or what is there nearest above it."""
-    place = path.absolute()
-    while not place.exists():
-        place = place.parent
-    return place
-
-
 def _forget(descriptor: int) -> None:
     """Have the next reading come from the disk or the file server, if that can be asked for."""
     if hasattr(os, "posix_fadvise"):
@@ -282,7 +276,7 @@ def _forget(descriptor: int) -> None:
 
 def _unable(verb: str, target: Path, error: OSError) -> CacheError:
     reason = error.strerror or error
-    way_out = ""
+    way_out = system_way_out(error)
     if isinstance(error, PermissionError):
         way_out = "; have its owner allow it"
     elif error.errno in _OF_A_DISK:
@@ -300,4 +294,6 @@ def _explained(error: OSError, target: Path, size: int) -> CacheError:
             f"{reason}; all units committed so far are kept: free some space and run the same"
             " command again"
         )
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return CacheError(reason + system_way_out(error))
     return CacheError(f"{reason}; choose a folder that can be written")
