@@ -10,7 +10,7 @@ from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.ssd import SSD
 
 import kdcache
-from kdcache.models.torchvision import plain_parameters
+from kdcache.models.library_options import numeric_parameters
 
 SCRIPT = DOCS / "reference" / "generate.py"
 
@@ -53,6 +53,6 @@ def test_every_setting_has_a_text_under_it(generate: ModuleType) -> None:
 def test_the_page_on_detection_has_all_options_of_detectors() -> None:
     page = (DOCS / "reference" / "detection.md").read_text()
     for cls in (FCOS, FasterRCNN, RetinaNet, SSD):
-        for option in plain_parameters(cls):
+        for option in numeric_parameters(cls):
             names = {option, option.removeprefix("rpn_").removeprefix("box_")}
             assert any(f"`{name}`" in page for name in names), option

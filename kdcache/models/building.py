@@ -43,8 +43,16 @@ class Family:
 
 
 @contextmanager
-def constructing(spec: Spec, way_out: str) -> Iterator[None]:
+def constructing(
+    spec: Spec, way_out: str, *, refused: Callable[[Exception], None] | None = None
+) -> Iterator[None]:
     """Run a library's constructor of the model that `spec` names; what it raises becomes one line.
+
+    Args:
+        spec: of the model.
+        way_out: what the user can do, for messages.
+        refused: raises a UsageError about what the library raised of an option, if it knows which
+            there are.
 
     Raises:
         UsageError: an option of the wrong name, type or value.
@@ -55,6 +63,8 @@ def constructing(spec: Spec, way_out: str) -> Iterator[None]:
     except (KdcacheError, MemoryError):
         raise
     except (TypeError, AttributeError, AssertionError, LookupError) as error:
+        if refused is not None:
+            refused(error)
         raise UsageError(f"model {spec}: {exception_text(error)}; check its options") from error
     except Exception as error:
         reason = network_reason(error)

@@ -8,6 +8,7 @@ timm:resnet18,output_stride=8,decoder=deeplabv3,aux_loss=true
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,10 +16,15 @@ from torch import Tensor, nn
 from kdcache.config.spec import Spec, choose
 from kdcache.errors import ModelError, UsageError
 from kdcache.models.building import Built, constructing
+from kdcache.models.library_options import require_no_other
 from kdcache.models.map_heads import MAP_HEADS, plain_head
 from kdcache.models.preprocessing import Preprocessing
+from kdcache.models.specs import OWN_OPTIONS
 from kdcache.runtime.downloads import asking_hub
 from kdcache.shapes import as_size
+
+_OF_MAPS = ("decoder", "aux_loss")
+"""Options of the head on a backbone."""
 
 
 def build_classifier(spec: Spec, classes: int | None, channels: int) -> Built:
@@ -38,7 +44,7 @@ def build_classifier(spec: Spec, classes: int | None, channels: int) -> Built:
     way_out = "check its options"
     if options.get("pretrained"):
         way_out = "with pretrained=true the weights must be reachable"
-    with constructing(spec, way_out), asking_hub():
+    with constructing(spec, way_out, refused=_refused(spec)), asking_hub():
         module = timm.create_model(name, in_chans=channels, **options)
     config = timm.data.resolve_model_data_config(module)
     size = options.get("img_size") or None
@@ -72,7 +78,7 @@ def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
         raise UsageError(f"model {spec}: aux_loss is {is_auxiliary!r}; write true or false")
     indices = (-2, -1) if is_auxiliary else (-1,)
     way_out = "not every model of timm takes output_stride, or gives maps"
-    with constructing(spec, way_out), asking_hub():
+    with constructing(spec, way_out, refused=_refused(spec, *_OF_MAPS)), asking_hub():
         backbone = timm.create_model(
             name, in_chans=channels, features_only=True, out_indices=indices, **options
         )
@@ -106,6 +112,19 @@ def _require_name(name: str) -> str:
     if name.startswith("hf") or timm.is_model(name):
         return name
     return choose(name, timm.list_models(), "timm model")
+
+
+def _refused(spec: Spec, *others: str) -> Callable[[Exception], None]:
+    """Return what tells of an option that the class of a model does not know; `others` are options
+    of no class."""
+    import timm  # noqa: PLC0415
+
+    name = spec.arg or ""
+    maker = None
+    if timm.is_model(name):
+        maker = timm.model_entrypoint(name)
+    known = OWN_OPTIONS | {"pretrained", *others}
+    return partial(require_no_other, spec, maker=maker, known=known)
 
 
 def check(spec: Spec) -> None:

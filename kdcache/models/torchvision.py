@@ -5,7 +5,7 @@ torchvision:deeplabv3_resnet50,aux_loss=true,weights_backbone=DEFAULT       of s
 torchvision:retinanet_resnet50_fpn,weights_backbone=DEFAULT                 of detection
 """
 
-import inspect
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,11 +14,19 @@ from kdcache.config.spec import Spec, choose
 from kdcache.errors import ModelError, UsageError
 from kdcache.models.building import Built, constructing
 from kdcache.models.coco_classes import keep_named_classes, named_classes
+from kdcache.models.library_options import (
+    numeric_parameters,
+    require_no_other,
+    takes_any,
+    writable_parameters,
+)
 from kdcache.models.specs import OWN_OPTIONS
 from kdcache.targets import ClassBoxes, ClassLabel, ClassMask
 
 _AUXILIARY = "aux_classifier"
 _NAMED_WEIGHTS = ("pretrained", "progress", "weights", "weights_backbone")
+_PAGE = "docs/reference/detection.md"
+"""Has all options of detectors."""
 _OF_RESIZING = frozenset(("max_size", "min_size", "size"))
 """Options of detectors' own resizing."""
 
@@ -46,8 +54,12 @@ def build_classifier(spec: Spec, classes: int | None, channels: int) -> Built:
     way_out = "check its options"
     if entry:
         way_out = "its weights must be reachable"
-    with constructing(spec, way_out):
+    maker = models.get_model_builder(name)
+    refused = partial(require_no_other, spec, maker=maker, known=OWN_OPTIONS | {*_NAMED_WEIGHTS})
+    with constructing(spec, way_out, refused=refused):
         module = models.get_model(name, weights=entry, **options)
+    if takes_any(type(module)):
+        _require_known(spec, {*_NAMED_WEIGHTS, *writable_parameters(type(module))})
     size = getattr(module, "image_size", None)
     return module, {"input_size": size, **_normalisation(entry)}
 
@@ -132,7 +144,7 @@ def _require_segmenter_options(spec: Spec, name: str) -> None:
     names = {*_NAMED_WEIGHTS}
     if not name.startswith("lraspp"):
         names.add("aux_loss")
-    _require_known(spec, names)
+    _require_known(spec, names, all_in=_PAGE)
 
 
 def _require_detector_options(spec: Spec, name: str) -> None:
@@ -150,30 +162,23 @@ def _require_detector_options(spec: Spec, name: str) -> None:
         "maskrcnn": detection.FasterRCNN,
     }.items():
         if name.startswith(start):
-            names |= plain_parameters(cls)
+            names |= numeric_parameters(cls)
     for option in sorted(_OF_RESIZING.intersection(spec.options)):
         raise UsageError(
             f"model {spec}: {option} is of the detector's own resizing, which is left out; say the"
             " size of views by input_size=N or input_size=HEIGHTxWIDTH"
         )
-    _require_known(spec, names - _OF_RESIZING)
+    _require_known(spec, names - _OF_RESIZING, all_in=_PAGE)
 
 
-def plain_parameters(cls: type) -> set[str]:
-    """Return the parameters of a class whose values are numbers or switches: the others are parts
-    of a model, which no spec can say."""
-    parameters = inspect.signature(cls).parameters.values()
-    return {entry.name for entry in parameters if isinstance(entry.default, int | float)}
-
-
-def _require_known(spec: Spec, names: set[str]) -> None:
+def _require_known(spec: Spec, names: set[str], *, all_in: str = "") -> None:
     """Raise a UsageError for an option that is none of these, nor one of kdcache's own."""
     for option in spec.options:
         choose(
             option,
             names | OWN_OPTIONS,
             f"option of model {spec.name}:{spec.arg},",
-            all_in="docs/reference/detection.md",
+            all_in=all_in,
         )
 
 
