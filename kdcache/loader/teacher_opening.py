@@ -18,6 +18,7 @@ from kdcache.loader.teachers import (
 from kdcache.losses import Need
 from kdcache.models.model import open_model
 from kdcache.models.vision_model import VisionModel
+from kdcache.models.weight_record import cached_as
 from kdcache.positions import Layout, common_layout
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
@@ -215,7 +216,9 @@ def _require_architecture(cache: Cache, model: VisionModel) -> None:
         MismatchError: it has others.
     """
     architecture = cache.manifest.teacher.architecture
-    if architecture not in (None, model.architecture):
+    if architecture is None:
+        return
+    if cached_as(architecture) != cached_as(model.architecture):
         raise MismatchError(
             f"teacher {model.spec} is {model.architecture} with its options, and cache {cache} was "
             f"made with {architecture}: the same weights give other logits; give the spec of the"

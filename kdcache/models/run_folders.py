@@ -7,7 +7,7 @@ from typing import Any
 
 from kdcache.config.spec import Spec, parse_spec
 from kdcache.errors import KdcacheError, UsageError
-from kdcache.models.weight_record import ORIGINS, without_options
+from kdcache.models.weight_record import ORIGINS, without_idle_options, without_options
 from kdcache.runtime.text_files import read_text
 
 CONFIG_FILE = "config.toml"
@@ -33,7 +33,7 @@ def model_spec(text: str) -> str:
     if named is None:
         return text
     folder = run_folder(str(named.arg))
-    spec = parse_spec(_student_of(folder))
+    spec = without_idle_options(parse_spec(_student_of(folder)))
     spec = without_options(spec, ORIGINS | {"weights_backbone"})
     options = {**spec.options, "weights": str(weights_in(folder)), **named.options}
     return str(Spec(spec.name, spec.arg, options))

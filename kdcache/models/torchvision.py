@@ -21,13 +21,14 @@ from kdcache.models.library_options import (
     writable_parameters,
 )
 from kdcache.models.specs import OWN_OPTIONS
+from kdcache.models.weight_record import OF_RESIZING
 from kdcache.targets import ClassBoxes, ClassLabel, ClassMask
 
 _AUXILIARY = "aux_classifier"
 _NAMED_WEIGHTS = ("pretrained", "progress", "weights", "weights_backbone")
 _PAGE = "docs/reference/detection.md"
 """Has all options of detectors."""
-_OF_RESIZING = frozenset(("max_size", "min_size", "size"))
+_OF_RESIZING = OF_RESIZING | {"size"}
 """Options of detectors' own resizing."""
 
 

@@ -53,6 +53,12 @@ _OF_BOXES = frozenset(
 _OF_STAGES = ("box_", "rpn_")
 """Options of torchvision's detectors that say which boxes are trained on and kept, not what logits
 these have; those of two stages begin so."""
+_OF_PROPOSALS = frozenset(
+    ("rpn_nms_thresh", "rpn_post_nms_top_n_test", "rpn_pre_nms_top_n_test", "rpn_score_thresh")
+)
+"""Those that say which proposals a cache holds."""
+OF_RESIZING = frozenset(("max_size", "min_size"))
+"""Options of the detectors' own resizing, which is left out: older records may have them."""
 
 
 def weight_record(spec: str, facts: WeightFacts | None = None) -> dict[str, str]:
@@ -100,6 +106,35 @@ def without_options(spec: Spec, names: Collection[str]) -> Spec:
     return Spec(spec.name, spec.arg, options)
 
 
+def without_idle_options(spec: Spec) -> Spec:
+    """Return a recorded spec without options that never did anything, and are refused today."""
+    if spec.name != "torchvision" or not OF_RESIZING.intersection(spec.options):
+        return spec
+    return without_options(spec, OF_RESIZING)
+
+
+def cached_as(architecture: str) -> str:
+    """Return what decides the logits that a teacher's cache holds: its spec without weights and
+    preprocessing, and without options of its training and of the boxes that it would keep.
+
+    What is no spec stays as it is.
+    """
+    try:
+        spec = parse_spec(architecture)
+    except UsageError:
+        return architecture
+    names = {*_IN_TRAINING}
+    if spec.name == "torchvision":
+        names |= _idle_of_boxes(spec) - _OF_PROPOSALS
+    return str(without_options(spec, names))
+
+
+def _idle_of_boxes(spec: Spec) -> set[str]:
+    """Return the options of a detector of torchvision that its logits do not depend on."""
+    stages = {name for name in spec.options if name.startswith(_OF_STAGES)}
+    return {*_OF_BOXES, *OF_RESIZING, *stages}
+
+
 def _forgotten_options(recorded_spec: Spec, opened_spec: Spec) -> list[str]:
     """Return the options that a spec leaves out; another model's own options are another's."""
     recorded_model = (recorded_spec.name, recorded_spec.arg)
@@ -117,8 +152,7 @@ def _compared(spec: Spec) -> Spec:
     """Return what is compared of a spec: what the logits of a trained model depend on."""
     names = {*ORIGINS, *_IN_TRAINING}
     if spec.name == "torchvision":
-        names |= _OF_BOXES
-        names.update(name for name in spec.options if name.startswith(_OF_STAGES))
+        names |= _idle_of_boxes(spec)
     return without_options(spec, names)
 
 

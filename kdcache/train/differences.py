@@ -9,6 +9,7 @@ from kdcache.config.files import config_differences, differing_values, parse_see
 from kdcache.config.spec import Spec, normal_spec
 from kdcache.losses import open_loss
 from kdcache.models.registry import FAMILIES
+from kdcache.models.weight_record import without_idle_options
 from kdcache.train.config import TrainConfig
 from kdcache.train.optim import depends_on_end
 from kdcache.views import own_function, recipe_table
@@ -70,7 +71,7 @@ def _meant_data(text: str) -> Spec:
 
 
 def _meant_model(text: str) -> Spec:
-    spec = normal_spec(text)
+    spec = without_idle_options(normal_spec(text))
     family = FAMILIES.get(spec.name)
     if family is None:
         return spec

@@ -487,6 +487,8 @@ def test_the_same_weights_used_otherwise_are_another_teacher(tmp_path: Path) -> 
         )["units_written"]
         == 0
     )
+    dropping = dump(tmp_path / "cache", teacher=f"{teacher},drop_rate=0.5", seeds="0:1")
+    assert dropping["units_written"] == 0, "a teacher drops nothing"
     with pytest.raises(MismatchError, match=r"teacher\.architecture.*global_pool=max"):
         dump(tmp_path / "cache", teacher=f"{teacher},global_pool=max", seeds="1")
 

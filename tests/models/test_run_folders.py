@@ -16,6 +16,7 @@ from kdcache.config.spec import parse_spec
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.models.model import open_model
 from kdcache.models.run_folders import model_spec
+from kdcache.models.weight_record import require_recorded, weight_record
 from kdcache.train.optim import OptimizerConfig
 from kdcache.train.plan import plan_training
 from kdcache.views import load_recipe
@@ -48,6 +49,23 @@ def test_a_folder_means_the_student_with_its_best_weights(run: Path, tmp_path: P
     (tmp_path / "config.toml").write_text('[train-student]\nstudent = "timm:resnet18"\n')
     with pytest.raises(KdcacheError, match="has no weights yet"):
         model_spec(str(tmp_path))
+
+
+def test_a_run_recorded_with_a_detectors_own_resizing_opens_without_it(tmp_path: Path) -> None:
+    """These options never did anything, and are refused in a new spec."""
+    detector = "torchvision:ssdlite320_mobilenet_v3_large"
+    student = f"{detector},max_size=64,min_size=32,topk_candidates=50"
+    (tmp_path / "config.toml").write_text(f'[train-student]\nstudent = "{student}"\n')
+    (tmp_path / "best.safetensors").touch()
+    spec = parse_spec(model_spec(str(tmp_path)))
+    assert dict(spec.options) == {
+        "topk_candidates": 50,
+        "weights": f"{tmp_path}/best.safetensors",
+    }
+    record = weight_record(student)
+    require_recorded(record, spec, tmp_path / "best.safetensors")
+    (tmp_path / "config.toml").write_text('[train-student]\nstudent = "mine:net,min_size=32"\n')
+    assert "min_size=32" in model_spec(str(tmp_path)), "it may mean anything in another's model"
 
 
 @pytest.mark.parametrize("name", ["14:30", "a=b", "a,b", " a"])

@@ -19,7 +19,7 @@ from kdcache.models.model import open_model
 from kdcache.models.preprocessing import Preprocessing
 from kdcache.models.weight_content import read_weight_file
 from kdcache.models.weight_facts import weight_facts
-from kdcache.models.weight_record import require_recorded, weight_record
+from kdcache.models.weight_record import cached_as, require_recorded, weight_record
 from kdcache.models.weights import load_weights
 from kdcache.train.config import EmaConfig
 from kdcache.views import Recipe, load_recipe
@@ -342,6 +342,29 @@ def test_what_only_chooses_boxes_or_says_the_size_again_is_not_told(
     require_recorded(record, spec, Path("w.safetensors"))
     assert told in (note := capsys.readouterr().err)
     assert bool(note) == bool(told)
+
+
+@pytest.mark.parametrize(
+    ("idle", "decisive"),
+    [
+        ("timm:vit,drop_rate=0.1,pos_drop_rate=0.1", ""),
+        ("timm:vit,score_thresh=0.1", ",score_thresh=0.1"),
+        ("torchvision:retinanet,score_thresh=0.1,nms_thresh=0.4,min_size=100", ""),
+        ("torchvision:fasterrcnn,box_score_thresh=0.1,rpn_batch_size_per_image=64", ""),
+        ("torchvision:fasterrcnn,rpn_post_nms_top_n_train=9,rpn_fg_iou_thresh=0.6", ""),
+        ("torchvision:fasterrcnn,rpn_nms_thresh=0.6", ",rpn_nms_thresh=0.6"),
+        ("torchvision:fasterrcnn,rpn_post_nms_top_n_test=9", ",rpn_post_nms_top_n_test=9"),
+        ("torchvision:fcos,anchor=3", ",anchor=3"),
+        ("mine:net,min_size=100", ",min_size=100"),
+    ],
+)
+def test_options_of_training_and_of_kept_boxes_decide_no_cached_logits(
+    idle: str, decisive: str
+) -> None:
+    name = idle.partition(",")[0]
+    assert cached_as(idle) == name + decisive
+    assert cached_as(name) == name
+    assert cached_as('a:"b') == 'a:"b', "no spec"
 
 
 def test_weights_of_another_models_spec_are_told(capsys: pytest.CaptureFixture[str]) -> None:

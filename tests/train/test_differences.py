@@ -51,3 +51,12 @@ def test_recipes_of_functions_are_compared_as_they_are_written() -> None:
     configs = [TrainConfig(**SETTINGS, recipe=text) for text in (first, second)]
     assert "recipe" in differing_settings(*configs, free=())
     assert not differing_settings(configs[0], configs[0], free=())
+
+
+def test_options_that_never_did_anything_set_no_runs_apart() -> None:
+    student = "torchvision:retinanet_resnet50_fpn"
+    old = TrainConfig(**{**SETTINGS, "student": f"{student},min_size=100"}, recipe="digits")
+    new = TrainConfig(**{**SETTINGS, "student": student}, recipe="digits")
+    other = TrainConfig(**{**SETTINGS, "student": f"{student},nms_thresh=0.4"}, recipe="digits")
+    assert not differing_settings(old, new, free=())
+    assert "student" in differing_settings(old, other, free=())

@@ -48,6 +48,7 @@ from kdcache.cache.documents.parts import (
 from kdcache.cache.documents.positions import layout_fields, layout_of, require_known_layout
 from kdcache.cache.storage.protocol import removal
 from kdcache.errors import DamagedError, UsageError, quoted
+from kdcache.models.weight_record import cached_as
 from kdcache.positions import Layout, One
 from kdcache.shapes import Size, as_size
 
@@ -259,7 +260,9 @@ class Manifest:
         if _unfitted(self.codec) != _unfitted(other.codec):
             free_names |= {*_OF_CODEC, "codec.fit"} - {"codec"}  # they follow from the codec
         sides = Sides(own_place, other_place)
-        return manifest_differences(self._content(), other._content(), sides, free_names=free_names)
+        return manifest_differences(
+            self._compared(), other._compared(), sides, free_names=free_names
+        )
 
     def way_out(self, other: "Manifest", place: str, *, has_units: bool) -> str:
         """Return what to do where records made under `other` do not belong into this cache.
@@ -320,6 +323,14 @@ class Manifest:
             return self
         values = {name: getattr(other, name) for name in _OF_CODEC}
         return dataclasses.replace(self, **values)
+
+    def _compared(self) -> dict[str, Any]:
+        """Return the content, of the teacher's spec only what decides its logits."""
+        content = self._content()
+        architecture = self.teacher.architecture
+        if architecture is not None:
+            content["teacher"]["architecture"] = cached_as(architecture)
+        return content
 
     def _content(self) -> dict[str, Any]:
         values: dict[str, Any] = {"format_version": FORMAT_VERSION}
