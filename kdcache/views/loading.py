@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator
 from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
 from multiprocessing.util import Finalize
 from types import TracebackType
 from typing import Any, TypeVar
@@ -23,6 +24,10 @@ from kdcache.sources.sample_warnings import tell_warnings
 from kdcache.views.dataset import Batch, Request, ViewDataset
 
 T = TypeVar("T")
+_WAY_OUT = (
+    "use fewer --workers or a smaller --batch-size, or give the container more shared memory"
+    " (/dev/shm)"
+)
 PREFETCHED = 2
 """Batches that each loader worker is ahead."""
 
@@ -76,8 +81,7 @@ class ViewLoader:
             if "DataLoader worker" not in str(error):
                 raise
             raise KdcacheError(
-                "a loader worker was killed, most likely for memory; use fewer --workers or a"
-                " smaller --batch-size, or give the container more shared memory (/dev/shm)"
+                f"a loader worker was killed, most likely for memory; {_WAY_OUT}"
             ) from error
 
     def close(self) -> None:
@@ -108,13 +112,21 @@ class ViewLoader:
             pass
 
     def _start(self) -> Iterator[Batch | KdcacheError]:
-        """Return an iterator over what the workers give; it knows those that it starts."""
+        """Return an iterator over what the workers give; it knows those that it starts.
+
+        Raises:
+            KdcacheError: they cannot be started.
+        """
         if self._loader.num_workers == 0:
             return iter(self._loader)
         others = set(multiprocessing.active_children())
         try:
             with starting_apart():
                 return iter(self._loader)
+        except OSError as error:  # a semaphore is a file there
+            raise KdcacheError(
+                f"loader workers cannot be started: {error.strerror or error}; {_WAY_OUT}"
+            ) from error
         finally:
             processes = set(multiprocessing.active_children())
             self._workers.extend(processes - others)
@@ -147,6 +159,13 @@ def _begin_worker(worker: int) -> None:
     """Make a loader worker pass over signals, and end without a word when the main process does."""
     outlive_signals()
     sys.excepthook = _tell_but_not_of_the_end
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
+
+
+def _end_worker(error: Exception, batch: object) -> None:
+    """End a loader worker that cannot hand over a batch, as where shared memory is full: it would
+    go on without it, and the main process would wait for it for ever."""
+    os._exit(1)
 
 
 def _tell_but_not_of_the_end(

@@ -1,20 +1,37 @@
 """Loader workers: they pass over signals, and end when the main process wants them to, whatever
 they do."""
 
+import errno
 import multiprocessing
+import multiprocessing.synchronize
 import os
+import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from nursery import Program
+from PIL import Image
 from tiny_models import FewDigits, SlowDigits
+from torch.utils.data import get_worker_info
 from view_loaders import end_early, loader_of
 
+from kdcache.errors import KdcacheError
 from kdcache.runtime.stopping import SIGNALS
 from kdcache.views import loading
+
+
+class Unshareable(FewDigits):
+    """Digits whose loader workers may make no file, in shared memory neither."""
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        if get_worker_info() is not None:
+            _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+        return super().__getitem__(index)
 
 
 def test_workers_pass_over_signals_from_their_birth_on() -> None:
@@ -45,6 +62,25 @@ def test_a_worker_in_the_middle_of_a_batch_is_not_waited_for() -> None:
     time.sleep(0.2)
     loader.close()
     assert len(workers) == 2 and not any(worker.is_alive() for worker in workers)
+
+
+def test_a_batch_that_cannot_be_handed_over_is_not_waited_for() -> None:
+    """As where shared memory is full: torch's worker would go on without it."""
+    loader = loader_of(Unshareable(40))
+    with pytest.raises(KdcacheError, match=r"worker was killed.* more shared memory \(/dev/shm\)"):
+        next(iter(loader))
+    loader.close()
+
+
+def test_workers_that_cannot_be_started_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", no_room)
+    loader = loader_of(FewDigits(4))
+    with pytest.raises(KdcacheError, match="cannot be started: No space left on device; use fewer"):
+        next(iter(loader))
+    loader.close()
 
 
 def test_a_loader_that_outlives_its_module_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
