@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdcache.runtime.stopping import start_servers, unblock_signals
+
 _PRELOADED = ["kdcache.dump.run", "kdcache.train.run", "timm"]
 """What these commands import."""
 _FORKS = multiprocessing.get_context("forkserver")
@@ -17,6 +19,7 @@ def run_command(words: Sequence[str], *, stdout: Path, stderr: Path) -> int:
     Where stderr is a terminal here, its progress is shown there all the same.
     """
     _FORKS.set_forkserver_preload(_PRELOADED)
+    start_servers()
     process = _FORKS.Process(target=_run, args=(list(words), str(stdout), str(stderr)))
     process.start()
     try:
@@ -31,6 +34,7 @@ def run_command(words: Sequence[str], *, stdout: Path, stderr: Path) -> int:
 
 def _run(words: list[str], stdout: str, stderr: str) -> None:
     """Run a command here; stdout and stderr are files from now on."""
+    unblock_signals()
     from kdcache.runtime.console import draw_bars_on
     from kdcache_cli.commands import main
 

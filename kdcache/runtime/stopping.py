@@ -170,7 +170,7 @@ def until_stopped(items: Iterable[T]) -> Iterator[T]:
 def starting_apart() -> Iterator[None]:
     """Start child processes that no signal to all processes of a job ends: `outlive_signals`."""
     if multiprocessing.get_start_method() == "forkserver":
-        _start_servers()
+        start_servers()
     _state.starts_apart = True
     try:
         yield
@@ -188,6 +188,11 @@ def outlive_signals() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _pass_over)
             signal.siginterrupt(number, False)
+    _unblock_all_but(())
+
+
+def unblock_signals() -> None:
+    """Let signals come in a child of the processes that `start_servers` has started."""
     _unblock_all_but(())
 
 
@@ -273,8 +278,10 @@ def _before_fork() -> None:
     _own.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
-def _start_servers() -> None:
-    """Start multiprocessing's own processes, which start children, with signals blocked."""
+def start_servers() -> None:
+    """Start multiprocessing's own processes, which start children, with signals blocked: Ctrl-C in
+    the middle of what they import would print a traceback. So do their children begin:
+    `unblock_signals`."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # once more: some are let through by then
