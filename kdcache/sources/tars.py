@@ -190,12 +190,23 @@ def _options(classes: Value | None = None, target: Value = "cls") -> tuple[int |
     return classes, str(target)
 
 
+class _OpenTar(FileIO):
+    """A tar that is closed when its last reader lets go of it, which Python would warn of."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 @lru_cache(maxsize=_NUM_OPEN)
-def _opened(path: str, stamp: tuple[int, int]) -> FileIO:
+def _opened(path: str, stamp: tuple[int, int]) -> _OpenTar:
     """Return the tar, open; one that is dropped from the cache is closed when its last reader has
-    let go of it."""
+    let go of it.
+
+    Raises:
+        SourceError: it cannot be opened, or is another one than it was.
+    """
     try:
-        file = FileIO(path)
+        file = _OpenTar(path)
     except OSError as error:
         raise SourceError(f"tar {path} cannot be read: {error.strerror or error}") from error
     stat = os.fstat(file.fileno())

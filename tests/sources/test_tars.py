@@ -1,10 +1,13 @@
 """Image tars as a source: random access equals reading in order, in any process, wherever the tars
 lie."""
 
+import gc
 import multiprocessing
+import os
 import pickle
 import shutil
 import tarfile
+import warnings
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.context import BaseContext
@@ -20,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from kdcache.cache import open_cache
 from kdcache.errors import SourceError, UnreadableSampleError, UsageError
-from kdcache.sources import Source, TarSource, open_source
+from kdcache.sources import Source, TarSource, open_source, tars
 from kdcache.sources.tar_paths import find_tars
 from kdcache.verify.cache import verify_cache
 from kdcache.views import ViewDataset, load_recipe
@@ -261,3 +264,20 @@ def test_a_million_keys_take_their_bytes(tmp_path: Path) -> None:
     source = open_source(f"tars:{write_shards(tmp_path / 'set', 200)}")
     assert isinstance(source, TarSource)
     assert len(pickle.dumps(source)) < 200 * 60
+
+
+def test_tars_that_are_let_go_of_are_closed_without_a_warning(tmp_path: Path) -> None:
+    write_shards(tmp_path / "tars", 2)
+    source = open_source(f"tars:{tmp_path}/tars")
+    assert isinstance(source, TarSource)
+    shard = source._shards[0]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        source.sample(0)
+        descriptor = tars._opened(shard.path, shard.stamp).fileno()
+        os.fstat(descriptor)
+        tars._opened.cache_clear()
+        gc.collect()
+    assert not [warning for warning in told if shard.path in str(warning.message)]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
