@@ -101,10 +101,6 @@ class LowRank(CodecDefaults):
         """Return this codec with `fit`."""
         return replace(self, fitted=fit)
 
-    def with_step(self, step: float) -> "LowRank":
-        """Return this codec at another step."""
-        return replace(self, step=step)
-
     def fit_arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays of the fit; none before it is made."""
         if not self.fitted:
