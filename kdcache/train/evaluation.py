@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdcache.config.arguments import checked_arguments
+from kdcache.config.arguments import checked_arguments, given
 from kdcache.config.spec import build
 from kdcache.errors import (
     KdcacheError,
@@ -19,6 +19,7 @@ from kdcache.errors import (
 from kdcache.models.batch_trial import fastest_run
 from kdcache.models.inference import model_code
 from kdcache.models.modules import device_of, kept_modes
+from kdcache.models.preprocessing import GivenPreprocessing
 from kdcache.models.vision_model import num_classes
 from kdcache.models.wrapping import wrapped
 from kdcache.runtime.batch_size import (
@@ -335,14 +336,12 @@ def evaluate(
     require_batch_size(batch_size)
     if window is not None and min(window) < 1:
         raise UsageError(f"window is {window}; give its height and width, at least a pixel each")
-    options: dict[str, Any] = {}
-    if num_workers is not None:
-        options["workers"] = num_workers
-    options |= {"device": device or device_of(model), "precision": precision}
+    options = given(workers=num_workers, device=device or device_of(model), precision=precision)
     compute = Compute(build(ComputeConfig, options, "evaluate:"))
     source = source_from(data)
     views = as_recipe(recipe)
-    student = wrapped(model, views, size=size, mean=mean, std=std, task=task_of(source))
+    preprocessing = GivenPreprocessing(size=size, mean=mean, std=std)
+    student = wrapped(model, views, preprocessing, task=task_of(source))
     evaluation = Evaluation(
         source,
         None,
