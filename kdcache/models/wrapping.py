@@ -29,7 +29,7 @@ def wrapped(
         recipe: gives the channels, and the input size of modules that do not say theirs.
         given: size, mean and std; by default the module's, as timm's say them, and the recipe's
             size.
-        task: `classification` or `segmentation`.
+        task: its name, such as `segmentation`.
 
     Raises:
         UsageError: the module does not say how images are to be normalised, and neither does the
