@@ -12,6 +12,7 @@ from kdcache.models.preprocessing import (
 from kdcache.models.task_models import model_class
 from kdcache.models.trial import require_plain_state, tried
 from kdcache.models.vision_model import VisionModel, completed
+from kdcache.models.weight_misfit import TEACHER_ADVICE
 from kdcache.views import Recipe
 
 
@@ -72,6 +73,6 @@ def tried_model(
     """
     model = wrapped(module, recipe, given, task=task)
     model.to(device_of(module))
-    model.layout, model.num_classes = tried(model, classes, recipe.channels, is_teacher=True)
+    model.layout, model.num_classes = tried(model, classes, recipe.channels, advice=TEACHER_ADVICE)
     require_plain_state(model.module, model.spec)
     return model
