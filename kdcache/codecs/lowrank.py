@@ -10,7 +10,7 @@ import numpy as np
 
 from kdcache.codecs.protocol import CodecDefaults, checked
 from kdcache.codecs.transform import Calibration, Fit, PlacedFit, quantised
-from kdcache.config.spec import not_an_option
+from kdcache.config.fields import not_an_option
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError, UsageError
 from kdcache.shapes import Logits, PerRow

@@ -24,7 +24,7 @@ from kdcache.codecs import (
     row_codec,
     with_layout,
 )
-from kdcache.config.files import parse_seeds
+from kdcache.config.seeds import parse_seeds
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.encoding import BatchEncoder
 from kdcache.dump.fitting import (

@@ -14,8 +14,8 @@ from kdcache.cache.committing import require_manifest, start_seed
 from kdcache.cache.coverage import ask_for
 from kdcache.cache.documents.commit import mean_statistics
 from kdcache.config.arguments import checked_arguments, given
-from kdcache.config.files import seeds_text
-from kdcache.config.spec import build
+from kdcache.config.fields import build
+from kdcache.config.seeds import seeds_text
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.engines import open_engine
 from kdcache.dump.fitting import tell_error

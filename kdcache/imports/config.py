@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kdcache.config.files import parse_seeds
+from kdcache.config.seeds import parse_seeds
 from kdcache.config.texts import require_text
 from kdcache.errors import CacheError, UsageError, quoted
 from kdcache.imports.registry import FORMATS, require_format

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from kdcache.config.spec import choose
+from kdcache.config.names import choose
 from kdcache.errors import UsageError
 from kdcache.imports.fkd import Fkd
 from kdcache.imports.ml_dr import MlDr

@@ -21,7 +21,7 @@ from kdcache.cache.opening import open_storage, probe_new
 from kdcache.cache.source_list import SourceList, kept_list, list_of, source_entry
 from kdcache.codecs import TopK
 from kdcache.config.arguments import checked_arguments
-from kdcache.config.files import parse_seeds
+from kdcache.config.seeds import parse_seeds
 from kdcache.dump.new_manifest import views_entry
 from kdcache.errors import UsageError
 from kdcache.imports.config import ImportConfig, check_specs

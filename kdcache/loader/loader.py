@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from kdcache.codecs import Tail
 from kdcache.config.arguments import checked_arguments, given
-from kdcache.config.files import seeds_text
-from kdcache.config.spec import build
+from kdcache.config.fields import build
+from kdcache.config.seeds import seeds_text
 from kdcache.errors import UsageError
 from kdcache.loader.batch import DistillationBatch
 from kdcache.loader.config import LoaderConfig, OnMiss

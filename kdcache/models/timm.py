@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdcache.config.spec import Spec, choose
+from kdcache.config.names import choose
+from kdcache.config.spec import Spec
 from kdcache.errors import ModelError, UsageError
 from kdcache.models.building import Built, constructing
 from kdcache.models.map_heads import MAP_HEADS, plain_head

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kdcache.config.files import flat_settings
+from kdcache.config.differences import flat_settings
 from kdcache.report.comparison import (
     difference_from,
     leading_score,

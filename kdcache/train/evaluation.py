@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kdcache.config.arguments import checked_arguments, given
-from kdcache.config.spec import build
+from kdcache.config.fields import build
 from kdcache.errors import (
     KdcacheError,
     ModelError,

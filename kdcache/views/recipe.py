@@ -35,7 +35,7 @@ import tomli_w
 import torch
 from PIL import Image
 
-from kdcache.config.spec import build
+from kdcache.config.fields import build
 from kdcache.errors import RecipeError, UsageError, brief
 from kdcache.runtime.files import write_file
 from kdcache.runtime.generators import Generators

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torchvision.transforms import InterpolationMode, v2
 
-from kdcache.config.spec import choose
+from kdcache.config.names import choose
 from kdcache.errors import RecipeError, one_line, quoted
 from kdcache.shapes import IGNORED, MOST_SIDE, Size, sides
 from kdcache.targets.mask_resize import Mask
