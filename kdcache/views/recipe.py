@@ -75,7 +75,7 @@ _DRAWS_BY_SIZE = (
     "TrivialAugmentWide",  # shifts by pixels; the other policies by a share of the image
 )
 """Transforms that draw from a range that depends on the size of the image that comes in."""
-_MOVING_ALONE = ("timm.AutoAugment", "kdcache.StoredOperations")
+_MOVING_ALONE = ("timm.AutoAugment", "kdcache.StoredDraw", "kdcache.StoredOperations")
 """Transforms that move pixels of the image alone."""
 
 

@@ -22,6 +22,7 @@ from kdcache.views.bounds import bounded
 from kdcache.views.letterbox import Letterbox
 from kdcache.views.random_scale import RandomScale
 from kdcache.views.stored_crop import StoredCrop
+from kdcache.views.stored_draw import StoredDraw
 from kdcache.views.stored_erasing import StoredErasing
 from kdcache.views.stored_operations import StoredOperations
 from kdcache.views.stored_transform import StoredTransform
@@ -40,6 +41,7 @@ REFUSALS = (
 """What transforms raise for a parameter or an image that they cannot use."""
 STORED_TRANSFORMS: Mapping[str, type[StoredTransform]] = {
     "kdcache.StoredCrop": StoredCrop,
+    "kdcache.StoredDraw": StoredDraw,
     "kdcache.StoredErasing": StoredErasing,
     "kdcache.StoredOperations": StoredOperations,
 }
