@@ -1,13 +1,10 @@
 """RandAugment as TinyViT's program draws it, and as timm does it, see stored_draw.py."""
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
-
-from PIL import Image
+from collections.abc import Callable
+from typing import NamedTuple
 
 from kdcache.views.numpy_draws import NumpyDraws
-from kdcache.views.timm_operations import posterize
 
 _MOST_LEVEL = 10
 """Of a magnitude, where the policy says nothing else."""
@@ -139,23 +136,3 @@ def _sections(text: str) -> dict[str, str]:
             " example rand-m9-mstd0.5-inc1"
         )
     return sections
-
-
-def apply_operation(
-    image: Image.Image, operation: DrawnOperation, options: Mapping[str, Any]
-) -> Image.Image:
-    """Return what an operation of timm's makes of an image.
-
-    Args:
-        image: RGB or L.
-        operation: with its value.
-        options: Pillow's `fillcolor` and `resample`.
-    """
-    from timm.data.auto_augment import NAME_TO_OP  # noqa: PLC0415
-
-    apply: Callable[..., Image.Image] = NAME_TO_OP[operation.name]
-    if operation.name == "Posterize":
-        apply = posterize
-    if operation.value is None:
-        return apply(image, **options)
-    return apply(image, operation.value, **options)

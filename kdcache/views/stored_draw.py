@@ -15,13 +15,13 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from kdcache.shapes import View
-from kdcache.views.drawn_policy import DrawnOperation, DrawnPolicy, apply_operation
+from kdcache.views.drawn_policy import DrawnOperation, DrawnPolicy
 from kdcache.views.erased_blocks import erased_view, levels
 from kdcache.views.numpy_draws import NumpyDraws, noise
 from kdcache.views.stored_crop import Cut
 from kdcache.views.stored_transform import StoredTransform
 from kdcache.views.stored_views import StoredViews, ViewKey
-from kdcache.views.timm_operations import fill_colour, resampling
+from kdcache.views.timm_operations import apply_operation, fill_colour, resampling
 
 _AREAS = (0.08, 1.0)
 """Of a crop, as a share of the image."""

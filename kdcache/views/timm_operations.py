@@ -1,10 +1,12 @@
-"""What timm's operations on images take and leave out: a colour, an interpolation, few bits."""
+"""timm's operations on images, and what they take: a colour, an interpolation, few bits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from PIL import Image, ImageOps
 from torchvision.transforms import InterpolationMode
+
+from kdcache.views.drawn_policy import DrawnOperation
 
 _SHIFTING = ("nearest", "bilinear", "bicubic")
 """Interpolations that Pillow has for shifting and turning an image."""
@@ -52,3 +54,23 @@ def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
     if bits <= 0:
         return Image.new(image.mode, image.size)
     return ImageOps.posterize(image, bits)
+
+
+def apply_operation(
+    image: Image.Image, operation: DrawnOperation, options: Mapping[str, Any]
+) -> Image.Image:
+    """Return what an operation of timm's makes of an image.
+
+    Args:
+        image: RGB or L.
+        operation: with its value.
+        options: Pillow's `fillcolor` and `resample`.
+    """
+    from timm.data.auto_augment import NAME_TO_OP  # noqa: PLC0415
+
+    apply: Callable[..., Image.Image] = NAME_TO_OP[operation.name]
+    if operation.name == "Posterize":
+        apply = posterize
+    if operation.value is None:
+        return apply(image, **options)
+    return apply(image, operation.value, **options)

@@ -131,7 +131,15 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("export-model", "EMPTY", "a.pt2"), "is no run"),
     (("codec-error", "none.npz", "--codec", "ful"), "did you mean 'full'"),
     (("import", "fdk", "EMPTY", "NEW", *IMPORT), "did you mean 'fkd'"),
-    (("import", "tinyvit", "EMPTY", "NEW", *IMPORT), "seed of its own augmentation"),
+    (("import", "tinyvit", "EMPTY", "NEW", *IMPORT), "give --program-config FILE"),
+    (
+        ("import", "tinyvit", "EMPTY", "NEW", *IMPORT, "--program-config", "none.yaml"),
+        "holds no folder such as logits_top100_epoch0",
+    ),
+    (
+        ("import", "tinyvit", "EPOCHS", "NEW", *IMPORT, "--program-config", "none.yaml"),
+        "configuration none.yaml cannot be read",
+    ),
     (("import", "ml-dr", "EMPTY", "NEW", *IMPORT), "which says how views were made"),
     (("import", "fkd", "/nowhere", "NEW", *IMPORT), "is not a folder"),
     (("import", "fkd", "EMPTY", "NEW", *IMPORT, "--crops", "2:1"), "crops '2:1' are none"),
