@@ -20,7 +20,7 @@ from kdcache.runtime.files import plain_bytes
 _EPOCH = re.compile(r"logits_top(\d{1,6})_epoch(0|[1-9]\d{0,8})")
 _RANK = re.compile(r"rank(\d{1,6})-(keys\.txt|values\.bin)")
 _MOST_KEY = 256
-Names = np.ndarray[Any, np.dtype[np.bytes_]]
+Names = np.ndarray[Any, np.dtype[Any]]
 
 
 class SampleKeys:

@@ -121,7 +121,7 @@ def check_kinds(arrays: Arrays, *, num_axes: int) -> None:
     for name, array in arrays.items():
         kind = kinds[name]
         is_shape = array.shape[:num_axes] == views and _fits(array.shape[num_axes:], kind.sides)
-        if array.dtype != kind.dtype or not is_shape:
+        if array.dtype != kind.dtype or not is_shape or len(views) != num_axes:
             raise ValueError(
                 f"{name} of shape {array.shape} and type {array.dtype}, and {plain_name} of shape"
                 f" {views}"

@@ -310,7 +310,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"format": "tinyvit"}, "program_config is not given, and in labels of format tinyvit"),
     ({"program_config": "a.yaml"}, "program_config is 'a.yaml', and format fkd needs none"),
     ({"folder": "/nowhere"}, "/nowhere is not a folder"),
-    ({"folder": "."}, "there are no labels of any of 18 samples; those of the first would be file "),
+    (
+        {"folder": "."},
+        "there are no labels of any of 18 samples; those of the first would be file ",
+    ),
     ({"teacher_name": ""}, "teacher_name is empty"),
     ({"crops": "3:1"}, "crops '3:1' are none"),
     ({"crops": "all"}, "crops 'all' are not of the form"),
