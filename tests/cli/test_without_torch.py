@@ -232,6 +232,7 @@ def test_caches_are_looked_at_and_copied_without_torch(tmp_path: Path) -> None:
 
 def test_mistakes_are_told_without_torch(tmp_path: Path) -> None:
     (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "EPOCHS" / "logits_top5_epoch0").mkdir(parents=True)
     for name, line in (("map", "3,0"), ("bird", "bird,0"), ("far", "1,7")):
         (tmp_path / f"{name}.csv").write_text(f"student,teacher\n{line}\n")
     lines = last_lines(tmp_path, [words for words, _ in MISTAKES])
