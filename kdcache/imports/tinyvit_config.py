@@ -119,6 +119,20 @@ def read_settings(path: Path) -> TinyVitSettings:
         ) from error
 
 
+class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """The loader of plain values, without aliases: a few lines of these are a table without end."""
+
+    def compose_node(self, *where: Any) -> Any:
+        """Return the next value, PyYAML's name.
+
+        Raises:
+            ValueError: it is an alias.
+        """
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError("it holds an alias, *name")
+        return super().compose_node(*where)
+
+
 def _parsed(path: Path) -> Any:
     """Return the plain values of a YAML file.
 
@@ -131,7 +145,7 @@ def _parsed(path: Path) -> Any:
             f"configuration {path} has {len(text):,} characters; it may have {_MOST_CHARS:,}"
         )
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_PlainLoader)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise UsageError(
             f"configuration {path} is no YAML of plain values: {str(error) or 'it is too deep'}"

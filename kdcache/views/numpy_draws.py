@@ -63,7 +63,7 @@ def check_draws(known: Sequence[KnownDraw]) -> None:
             raise RecipeError(
                 f"numpy {np.__version__} draws {found.tolist()} where {name} drew"
                 f" {list(expected)} when these views were made, so that they would be others; use"
-                " a version of numpy that draws the same, such as 2.4"
+                " a version of numpy that draws the same, as 1.26 to 2.4 do"
             )
 
 

@@ -381,9 +381,21 @@ def test_views_that_cannot_be_drawn_again_are_refused(
     assert "labels of such views cannot be imported" in str(caught.value)
 
 
+ALIASES = "a0: &a0 [x]\n" + "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in range(1, 12)
+)
+
+
 @pytest.mark.parametrize(
     "text",
-    ["a: [", "a: !!python/object/apply:os.system [id]", "[" * 5000, "a: 2001-99-99", "? {}\n: 1"],
+    [
+        "a: [",
+        "a: !!python/object/apply:os.system [id]",
+        "[" * 5000,
+        "a: 2001-99-99",
+        "? {}\n: 1",
+        ALIASES,
+    ],
 )
 def test_a_file_that_is_no_plain_yaml_is_told(text: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no YAML of plain values") as caught:
