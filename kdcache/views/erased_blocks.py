@@ -7,6 +7,11 @@ from torch import Tensor
 
 from kdcache.shapes import View
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Of pixels from 0 to 1, as timm normalises them where nothing else is said."""
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Likewise."""
+
 
 def levels(name: str, values: Sequence[float]) -> Tensor:
     """Return a mean or a deviation of pixels from 0 to 1 as levels, float32 `[channels, 1, 1]`.

@@ -16,7 +16,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from kdcache.shapes import View
 from kdcache.views.drawn_policy import DrawnOperation, DrawnPolicy
-from kdcache.views.erased_blocks import erased_view, levels
+from kdcache.views.erased_blocks import IMAGENET_MEAN, IMAGENET_STD, erased_view, levels
 from kdcache.views.numpy_draws import NumpyDraws, noise
 from kdcache.views.stored_crop import Cut
 from kdcache.views.stored_transform import StoredTransform
@@ -35,8 +35,6 @@ _BLOCK_AREAS = (0.02, 1 / 3)
 _BLOCK_RATIOS = (0.3, 1 / 0.3)
 """Of a block's height to its width."""
 _MOST_NOISE_SEED = 1 << 30
-_MEAN = (0.485, 0.456, 0.406)  # ImageNet's
-_STD = (0.229, 0.224, 0.225)
 
 
 class Rectangle(NamedTuple):
@@ -96,8 +94,8 @@ class StoredDraw(StoredTransform):
         erase_probability: float = 0.0,
         erase_mode: Literal["const", "rand", "pixel"] = "pixel",
         max_count: int = 1,
-        pixel_mean: Sequence[float] = _MEAN,
-        pixel_std: Sequence[float] = _STD,
+        pixel_mean: Sequence[float] = IMAGENET_MEAN,
+        pixel_std: Sequence[float] = IMAGENET_STD,
         canvas: int = _FRAME,
         stored_views: StoredViews | None = None,
     ) -> None:

@@ -22,12 +22,10 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from kdcache.shapes import View
-from kdcache.views.erased_blocks import erased_view, levels
+from kdcache.views.erased_blocks import IMAGENET_MEAN, IMAGENET_STD, erased_view, levels
 from kdcache.views.timm_operations import fill_colour, posterize, resampling
 
-_MEAN = (0.485, 0.456, 0.406)  # ImageNet's
-_STD = (0.229, 0.224, 0.225)
-_FILL = [round(255 * value) for value in _MEAN]
+_FILL = [round(255 * value) for value in IMAGENET_MEAN]
 _NUMBER = r"\d+(\.\d+)?"
 _POLICY = re.compile(  # timm itself passes over a section that it does not know
     rf"rand(-((m|n|mmax|inc)\d+|(p|mstd){_NUMBER}|t(weights|3aw?)))*"
@@ -159,8 +157,8 @@ class RandomErasing:
             max_count,
             device="cpu",
         )
-        self._mean = levels("pixel_mean", pixel_mean or _MEAN)
-        self._std = levels("pixel_std", pixel_std or _STD)
+        self._mean = levels("pixel_mean", pixel_mean or IMAGENET_MEAN)
+        self._std = levels("pixel_std", pixel_std or IMAGENET_STD)
         self._canvas = canvas
 
     def __call__(self, image: Image.Image | Tensor) -> View:
