@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kdcache.config.spec import parse_spec
 from kdcache.errors import ModelError, UsageError
+from kdcache.models.modules import logits_in
 from kdcache.models.preprocessing import PREPROCESSING, GivenPreprocessing, Preprocessing
 from kdcache.models.segmentation import stacked_maps
 from kdcache.models.timm import timm_preprocessing
@@ -92,7 +93,7 @@ class VisionModel(nn.Module):
             ModelError: the module gives something else.
         """
         output = self.module(self._normalised(views))
-        return self._logits(output, len(views))
+        return self._logits(logits_in(output), len(views))
 
     @property
     def sites(self) -> tuple[int, ...]:

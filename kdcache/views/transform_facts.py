@@ -7,6 +7,7 @@ from typing import Any
 
 from kdcache.runtime.generators import ALL_GENERATORS, Generators
 from kdcache.views.stored_crop import StoredCrop
+from kdcache.views.stored_draw import StoredDraw
 from kdcache.views.stored_erasing import StoredErasing
 from kdcache.views.stored_operations import StoredOperations
 from kdcache.views.stored_transform import StoredTransform
@@ -14,6 +15,7 @@ from kdcache.views.timm_transforms import TIMM_TRANSFORMS
 
 STORED_TRANSFORMS: Mapping[str, type[StoredTransform]] = {
     "kdcache.StoredCrop": StoredCrop,
+    "kdcache.StoredDraw": StoredDraw,
     "kdcache.StoredErasing": StoredErasing,
     "kdcache.StoredOperations": StoredOperations,
 }
@@ -22,7 +24,7 @@ NEVER_DRAW = frozenset(
     ("CenterCrop", "Grayscale", "Pad", "Resize", "kdcache.Letterbox", *STORED_TRANSFORMS)
 )
 """Names of transforms that draw nothing."""
-MOVING_ALONE = ("timm.AutoAugment", "kdcache.StoredOperations")
+MOVING_ALONE = ("timm.AutoAugment", "kdcache.StoredDraw", "kdcache.StoredOperations")
 """Transforms that move pixels of the image alone."""
 _DRAWS_BY_SIZE = (
     "ElasticTransform",
