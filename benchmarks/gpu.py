@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 import gpu_paths
 import gpu_speed
 import torch
-from gpu_speed import SIZES, Bench, Row, Rows
+from gpu_bench import SIZES, Bench, Row, Rows
 from measure import machine, value_text
 
 from kdcache.errors import one_line

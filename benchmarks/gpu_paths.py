@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from device_counts import counted
-from gpu_speed import Bench, Row, Rows, step_of
+from gpu_bench import Bench, Row, Rows
+from gpu_speed import step_of
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS

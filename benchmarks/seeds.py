@@ -20,7 +20,8 @@ from workload import add_compute_options, compute_config
 from kdcache.cache import create_cache
 from kdcache.cache.committing import start_seed
 from kdcache.dump.config import DumpConfig
-from kdcache.dump.job import GivenObjects, prepare
+from kdcache.dump.given import GivenObjects
+from kdcache.dump.job import prepare
 from kdcache.dump.shares import UnitOrder
 from kdcache.dump.worker import write_units
 from kdcache.runtime.console import progress

@@ -18,11 +18,8 @@ all runs that OUT holds.
 
 import argparse
 import json
-import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,93 +28,26 @@ import torch
 from measure import machine
 from safetensors.torch import load_file
 from student_stack import Stack
+from study_data import Data
+from study_table import summary, table
+from study_teachings import CODECS, FULL, LOSSES, TAILS, TAUS, Teaching, all_teachings
 from torch import Tensor
 
-from kdcache.cache import Cache, open_cache, stored_bytes
+from kdcache.cache import stored_bytes
 from kdcache.codecs import Codec, open_codec, set_tail
-from kdcache.loader.order import epoch_views, num_steps
+from kdcache.loader.order import num_steps
 from kdcache.losses import Loss, open_loss
 from kdcache.models.model import open_model
 from kdcache.runtime.generators import seed_generators
 from kdcache.shapes import Labels
 from kdcache.soft_targets import SoftTargets
-from kdcache.sources import Source, open_source
 from kdcache.tasks.classification import task_loss
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
 from kdcache.train.run import TrainConfig, train_student
-from kdcache.views import Recipe, ViewDataset, load_recipe
 
-FULL = "full:dtype=float32"
-CODECS = [
-    FULL,
-    *(f"lowrank:step={step}" for step in (1, 2, 4, 8)),
-    *(f"topk:k={k}" for k in (5, 10, 50)),
-]
-TAILS = ["uniform", "ghost", "none"]
-LOSSES = {"kl": "kl:tau={tau:g}", "dist": "dist:tau={tau:g},beta=2,gamma=2"}
-TAUS = [1.0, 4.0]
 SAMPLE = 8192
 """Rows that a basis is fitted to."""
 ERROR_BATCHES = 16
-
-
-@dataclass(frozen=True)
-class Teaching:
-    """One way to teach a student; labels only has neither codec nor tail."""
-
-    loss: str = "ce"
-    codec: str = ""
-    tail: str = ""
-
-    @property
-    def name(self) -> str:
-        """The key of its results."""
-        return " ".join(part for part in (self.loss, self.codec, self.tail) if part)
-
-    @property
-    def reader(self) -> tuple[str, str]:
-        """What decodes its records."""
-        return self.codec, self.tail
-
-    @property
-    def reference(self) -> "Teaching":
-        """The same loss from raw logits."""
-        return Teaching(self.loss, FULL) if self.codec else self
-
-
-class Data:
-    """Views and teacher's logits of a cache, in its order of rows, and what to evaluate on."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.cache = open_cache(options.cache)
-        self.recipe = self.cache.recipe
-        self.seeds = self.cache.complete_seeds()
-        source = open_source(options.data)
-        test = open_source(options.eval_data)
-        self.targets = torch.tensor([source.sample(int(at)).target for at in self.cache.order])
-        self.views = {seed: self._views(source, seed, options.out) for seed in self.seeds}
-        self.logits = {seed: _logits(self.cache, seed) for seed in self.seeds}
-        recipe = load_recipe(self.recipe.eval).with_mode(self.recipe.mode).at(self.recipe.size)
-        self.test_views, self.test_targets = _rendered(test, recipe, np.arange(len(test)), 0)
-
-    def batches(self, run_seed: int, epoch: int, batch: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (seed, rows) of an epoch's batches, as `train-student` takes them."""
-        seed = self.seeds[epoch % len(self.seeds)]
-        length = len(self.targets)
-        rows = epoch_views(
-            np.arange(length), length, [seed], self.recipe, run_seed=run_seed, epoch=epoch
-        )[:, 0]
-        for step in range(num_steps(length, batch)):
-            yield seed, rows[step * batch : (step + 1) * batch]
-
-    def _views(self, source: Source, seed: int, out: Path) -> Tensor:
-        path = out / f"views-{self.cache.manifest.digest[:12]}-{seed}.npy"
-        if not path.exists():
-            # another process may be rendering the same views
-            own = path.with_name(f".{os.getpid()}-{path.name}")
-            np.save(own, _rendered(source, self.recipe, self.cache.order, seed)[0].numpy())
-            own.replace(path)
-        return torch.from_numpy(np.load(path))
 
 
 class SharedRows:
@@ -291,41 +221,12 @@ class Study:
         }
 
 
-def all_teachings(options: argparse.Namespace) -> list[Teaching]:
-    """Return labels only, and every loss from every codec, `topk` under every tail policy."""
-    losses = [LOSSES[name].format(tau=tau) for name in options.losses for tau in options.taus]
-    tails = {spec: options.tails if spec.startswith("topk") else [""] for spec in options.codecs}
-    return [
-        Teaching(),
-        *(
-            Teaching(loss, spec, tail)
-            for spec in options.codecs
-            for tail in tails[spec]
-            for loss in losses
-        ),
-    ]
-
-
 def optimizer_config(options: argparse.Namespace) -> OptimizerConfig:
     return OptimizerConfig(name="sgd", lr=options.lr, weight_decay=options.weight_decay)
 
 
 def schedule_config() -> ScheduleConfig:
     return ScheduleConfig(name="cosine", warmup_epochs=1)
-
-
-def _rendered(
-    source: Source, recipe: Recipe, order: np.ndarray, seed: int
-) -> tuple[Tensor, Tensor]:
-    dataset = ViewDataset(source, recipe, order, sizes=[recipe.size])
-    batch = dataset.__getitems__([(row, seed) for row in range(len(order))])
-    if isinstance(batch, Exception):
-        raise batch
-    return batch.views[0], batch.labels.first
-
-
-def _logits(cache: Cache, seed: int) -> Tensor:
-    return cache.codec.decode(cache.read(seed, np.arange(cache.manifest.rows))).logits()
 
 
 def run(study: Study, run_seed: int) -> None:
@@ -380,64 +281,6 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1))
 
 
-def mean_error(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and its standard error."""
-    return float(np.mean(values)), (
-        float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
-    )
-
-
-def summary(study: Study, sizes: dict[str, float]) -> list[dict[str, Any]]:
-    """Return a line for each teaching, over all runs that OUT holds."""
-    runs = [json.loads(path.read_text()) for path in sorted(study.options.out.glob("run-*.json"))]
-    lines = []
-    for one in study.teachings:
-        top1, exact = (
-            [result["top1"][name] for result in runs] for name in (one.name, one.reference.name)
-        )
-        errors = [result["gradient_error"][one.name] for result in runs if one.codec]
-        line: dict[str, Any] = {
-            "loss": one.loss,
-            "codec": one.codec,
-            "tail": one.tail,
-            "runs": len(runs),
-        }
-        line |= {
-            "top1": mean_error(top1),
-            "difference": mean_error(np.subtract(top1, exact).tolist()),
-            "gradient_error": float(np.mean(errors or 0)),
-        }
-        lines.append({**line, "bytes": sizes.get(one.codec, 0.0)})
-    return lines
-
-
-def table(lines: Sequence[dict[str, Any]]) -> str:
-    """Return the summary as a Markdown table: a row for each codec and policy, a column for each
-    loss and temperature."""
-    losses = list(dict.fromkeys(line["loss"] for line in lines if line["codec"]))
-    text = ["| codec | bytes | " + " | ".join(losses) + " |", "|---|---|" + "---|" * len(losses)]
-    for codec, tail in dict.fromkeys(
-        (line["codec"], line["tail"]) for line in lines if line["codec"]
-    ):
-        cells = {
-            line["loss"]: line for line in lines if (line["codec"], line["tail"]) == (codec, tail)
-        }
-        size = next(iter(cells.values()))["bytes"]
-        text.append(
-            f"| {codec} {tail} | {size:.1f} | "
-            + " | ".join(_cell(cells[loss]) for loss in losses)
-            + " |"
-        )
-    return "\n".join(text)
-
-
-def _cell(line: dict[str, Any]) -> str:
-    (top1, error), (difference, spread) = line["top1"], line["difference"]
-    if line["codec"] == FULL:
-        return f"{top1:.2f} ± {error:.2f}"
-    return f"{top1:.2f}, {difference:+.2f} ± {spread:.2f} ({line['gradient_error']:.2f})"
-
-
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -474,7 +317,7 @@ def main() -> None:
     for run_seed in options.runs:
         if not (options.out / f"run-{run_seed}.json").exists():
             run(study, run_seed)
-    lines = summary(study, study.stored_bytes())
+    lines = summary(study.teachings, options.out, study.stored_bytes())
     right = [
         float((part.argmax(1) == study.data.targets).float().mean())
         for part in study.data.logits.values()

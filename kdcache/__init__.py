@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from kdcache.tools.merge import merge_caches
     from kdcache.tools.recode import recode_cache
     from kdcache.train.config import TrainConfig
-    from kdcache.train.evaluation import evaluate
+    from kdcache.train.evaluate import evaluate
     from kdcache.train.run import train_student, train_students
     from kdcache.verify.cache import verify_cache
     from kdcache.views import Recipe, ViewDataset, load_recipe, recipe_of
@@ -54,7 +54,7 @@ _HOMES = {
     "dist_loss": "losses",
     "dkd_loss": "losses",
     "dump_teacher": "dump.run",
-    "evaluate": "train.evaluation",
+    "evaluate": "train.evaluate",
     "export_cache": "tools.export",
     "import_cache": "imports.run",
     "kl_loss": "losses",

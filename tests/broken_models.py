@@ -34,7 +34,9 @@ CHANGES: dict[str, Callable[..., Any]] = {
     "key_error": _raises(KeyError("stage4")),
     "none": lambda logits: None,
     "pair": lambda logits: (logits, logits),
-    "table": lambda logits: {"logits": logits, "features": logits},
+    "table": lambda logits: {"scores": logits, "features": logits},
+    "named": lambda logits: {"features": logits, "logits": logits},  # not broken
+    "named_none": lambda logits: {"logits": None},
     "squeezed": lambda logits: logits.squeeze(),
     "one_row": lambda logits: logits[:1].mean(0),
     "maps": lambda logits: logits[:, :, None, None],

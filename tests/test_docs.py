@@ -35,7 +35,7 @@ from tiny_detectors import retinanet, write_coco_of_rectangles
 from tiny_models import noise
 from torchvision.transforms import v2
 
-from kdcache.models.preprocessing import Preprocessing
+from kdcache.models.preprocessing import GivenPreprocessing, Preprocessing
 from kdcache.models.weight_facts import weight_facts
 from kdcache.models.wrapping import wrapped
 from kdcache.views import load_recipe
@@ -317,7 +317,9 @@ def check_what_was_made(page: Path, names: dict[str, Any]) -> None:
 
 def wrapped_output(detector: Any) -> Any:
     """Return what a detector of the user's own gives for two views."""
-    model = wrapped(detector, load_recipe("detection-small"), mean=0.5, std=0.25, task="detection")
+    preprocessing = GivenPreprocessing(mean=0.5, std=0.25)
+    recipe = load_recipe("detection-small")
+    model = wrapped(detector, recipe, preprocessing, task="detection")
     return model(torch.zeros(2, 3, 320, 320, dtype=torch.uint8))
 
 

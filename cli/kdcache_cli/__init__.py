@@ -4,6 +4,7 @@ so --help is quick."""
 import os
 
 from kdcache_cli.ctrl_c import end_at_once, ending_at_once
+from kdcache_cli.loading import tell_loading
 from kdcache_cli.streams import prepare_streams
 
 # Before torch loads OpenMP: threads that wait should sleep. By default they spin, on cores that the
@@ -20,4 +21,5 @@ def run() -> None:
     """Run the command line as the program that this process is."""
     end_at_once()
     prepare_streams()
+    tell_loading()
     main(prog_name="kdcache")

@@ -18,6 +18,11 @@ from kdcache_cli.output import print_result
     "--teacher-name", required=True, help="What the cache says of the teacher.", metavar="TEXT"
 )
 @click.option(
+    "--program-config",
+    help="Settings that their program was run with; tinyvit needs them.",
+    metavar="FILE",
+)
+@click.option(
     "--crops",
     help="Crops of each sample that become the seeds from 0 on, B left out  [all].",
     metavar="A:B",
@@ -33,9 +38,9 @@ def import_labels(as_json: bool, **settings: Any) -> None:
     """Write to CACHE the soft labels and views that others stored in FOLDER. Run again, it goes
     on where it stopped.
 
-    FORMAT is fkd or ml-dr. fkd are the files of FKD and FerKD, which hold boxes, flips and the
-    likeliest classes of each crop. ml-dr are those of ImageNet+, which may hold operations, erased
-    blocks and partners, too.
+    FORMAT is fkd, ml-dr or tinyvit. fkd are the files of FKD and FerKD, which hold boxes, flips and
+    the likeliest classes of each crop. ml-dr are those of ImageNet+, which may hold operations,
+    erased blocks and partners, too. tinyvit are those of TinyViT, which hold the seed of each view.
     """
     from kdcache.imports.config import ImportConfig, check_specs
 

@@ -8,22 +8,16 @@ import numpy as np
 
 import kdcache.views
 from kdcache.cache.arrays import read_arrays
-from kdcache.cache.commit_folder import CommitFolder
 from kdcache.cache.documents.commit import Commit
 from kdcache.cache.documents.manifest import CODEC, SOURCE, Manifest
-from kdcache.cache.formats.protocol import StoredSample, Unit, UnitFormat
-from kdcache.cache.formats.tar import TarFormat
-from kdcache.cache.formats.zarr import ZarrFormat
-from kdcache.cache.gaps import Gaps
 from kdcache.cache.local_file import LocalFile
 from kdcache.cache.open_slabs import OpenSlabs, whole_numbers
 from kdcache.cache.slab import Slab, slab_name
 from kdcache.cache.slab_folder import SlabFolder
-from kdcache.cache.storage.blocks import Blocks
-from kdcache.cache.storage.protocol import Entry, Storage
+from kdcache.cache.storage.protocol import Storage
+from kdcache.cache.stored_units import Fetch, StoredUnits
 from kdcache.cache.stored_views import read_views
 from kdcache.cache.subset import held_mask, read_samples
-from kdcache.cache.unit_objects import Fetch, UnitObjects
 from kdcache.codecs import Codec, codec_from_dict, codec_spec
 from kdcache.errors import CacheError, MismatchError, MissingUnitError, quoted
 from kdcache.runtime.contrast import joined
@@ -32,27 +26,18 @@ from kdcache.shapes import Records, Rows
 from kdcache.views.permutation import row_order
 
 
-class Cache:
+class Cache(StoredUnits):
     """An open cache. `open_cache` and `create_cache` make one."""
 
     def __init__(self, storage: Storage, manifest: Manifest, codec: Codec | None = None) -> None:
         """Open the cache in `storage`; with `codec` one that is not on disk yet, as for a plan."""
-        self.storage = storage
-        self.manifest = manifest
+        super().__init__(storage, manifest)
         self.slabs = SlabFolder()
-        kind = TarFormat if manifest.store == "webdataset" else ZarrFormat
-        self.format: UnitFormat = kind.of(manifest)
-        self._commits = CommitFolder(storage, manifest, self.format)
-        self._objects = UnitObjects(storage, manifest, self.format)
         self._open_slabs = OpenSlabs()
         self.stamp: Hashable | None = None
         """Of the object of the manifest, when a writer last made sure of it."""
         if codec is not None:
             self.codec = codec
-
-    def __str__(self) -> str:
-        """Return where it is, for messages: a folder or an address."""
-        return str(self.storage)
 
     def __repr__(self) -> str:
         """Return where it is, and what it holds, for a notebook or a prompt."""
@@ -156,85 +141,6 @@ class Cache:
                 " use the cache that it was exported from"
             )
 
-    def seeds(self) -> list[int]:
-        """Return the seeds of which at least one unit is committed."""
-        return self._commits.seeds()
-
-    def committed_units(self, seed: int) -> list[int]:
-        """Return the committed units of `seed`."""
-        return self._commits.units_of(seed)
-
-    def missing_units(self, seed: int) -> Gaps:
-        """Return the units of `seed` that are not committed yet."""
-        return self._commits.missing_units(seed)
-
-    def complete_seeds(self) -> list[int]:
-        """Return the seeds of which every unit is committed."""
-        return self._commits.complete_seeds()
-
-    def require_complete(self, seed: int) -> None:
-        """Raise a MissingUnitError if a unit of `seed` is not committed; no commit is read."""
-        self._commits.require_complete(seed)
-
-    def is_committed(self, seed: int, unit: int) -> bool:
-        """Return whether a unit can be read."""
-        return self._commits.is_committed(seed, unit)
-
-    def commit_of(self, seed: int, unit: int) -> Commit:
-        """Return a unit's commit; of one that it shares with other seeds, what it says of this
-        seed.
-
-        Raises:
-            MissingUnitError: the unit is not committed.
-            DamagedUnitError: the commit is not what was written.
-        """
-        return self.whole_commit(seed, unit).of_seed(seed)
-
-    def whole_commit(self, seed: int, unit: int) -> Commit:
-        """Return a unit's commit, with what it says of all its seeds.
-
-        Raises:
-            MissingUnitError: the unit is not committed.
-            DamagedUnitError: the commit is not what was written.
-        """
-        return self._commits.commit(seed, unit)
-
-    @property
-    def commit_room(self) -> int:
-        """Bytes that `fetched` is to keep free for each commit."""
-        return self._commits.room
-
-    def unit_name(self, seed: int, unit: int) -> str:
-        """Return how messages name a unit."""
-        return self._commits.unit_name(seed, unit)
-
-    def committed(self) -> dict[Unit, Entry]:
-        """Return the commits of all seeds by unit, in order, from one listing; none is read, and
-        a forged one may be of a unit past the last.
-
-        Raises:
-            CacheError: commits of more seeds than a cache may have.
-        """
-        return self._commits.entries()
-
-    def units(self) -> list[Unit]:
-        """Return the committed units of all seeds, each once, in order; errors as `committed`."""
-        return self._commits.units()
-
-    def commits(self, seed: int) -> list[Commit]:
-        """Return the commits of all units of `seed`, in order.
-
-        Raises:
-            MissingUnitError: units that are not committed, or a seed of which the cache holds
-                nothing.
-        """
-        return self._commits.all_of(seed)
-
-    def held_commits(self, seed: int) -> list[Commit]:
-        """Return the commits of the units of `seed` that are there, in order: of a seed that need
-        not be complete."""
-        return self._commits.commits_of(seed, self.committed_units(seed))
-
     def unavailable(self, commits: Sequence[Commit]) -> tuple[Rows, Rows]:
         """Return the rows of a seed that its commits record as absent, and those that are missing;
         int64.
@@ -249,58 +155,6 @@ class Cache:
             absent += [absence.row for absence in commit.absent]
             is_missing[rows] = ~self.is_held[rows]
         return np.array(sorted(absent), np.int64), np.flatnonzero(is_missing)
-
-    def read_unit(self, commit: Commit) -> Records:
-        """Return the records of a committed unit under the commit's seed, `[rows]`, after its bytes
-        were checked against it.
-
-        Raises:
-            DamagedUnitError: the object is absent, or differs from what was committed in any byte.
-        """
-        return self._objects.records(commit, self.unit_bytes)
-
-    def samples_of(self, commit: Commit, data: bytes) -> list[StoredSample]:
-        """Return the samples in the object of a committed unit; none in a store that holds none.
-
-        Raises:
-            DamagedUnitError: it is no such object.
-        """
-        return self._objects.samples(commit, data)
-
-    def decode_unit(self, commit: Commit, data: bytes) -> Records:
-        """Return the records in the object of a committed unit, `[seeds, rows]`.
-
-        Raises:
-            DamagedUnitError: it is no such object.
-        """
-        return self._objects.decoded(commit, data)
-
-    def decode_bytes(self, unit: int, data: bytes, where: str) -> Records:
-        """Return the records in the object of a unit, `[seeds, rows]`.
-
-        Raises:
-            DamagedUnitError: it is no such object; the message begins with `where`.
-        """
-        return self._objects.decoded_bytes(unit, data, where)
-
-    def unit_bytes(self, commit: Commit) -> bytes:
-        """Return the object of a committed unit, after it was checked against the commit.
-
-        Raises:
-            DamagedUnitError: it is absent, or differs from what was committed in any byte.
-        """
-        return self._objects.content(commit)
-
-    def look_through(self, unit: int, blocks: Blocks, where: str) -> None:
-        """Check the records in the object of a unit while little of it is in memory.
-
-        Of a tar they take no time to find: one that is mostly zeros is refused by that. Objects of
-        other formats are as small as their records.
-
-        Raises:
-            DamagedUnitError: it is no such object; the message begins with `where`.
-        """
-        self._objects.look_through(unit, blocks, where)
 
     def read(self, seeds: int | Rows | Sequence[int], rows: Rows | Sequence[int]) -> Records:
         """Return the records of `rows` under `seeds`, in their order.
@@ -354,7 +208,7 @@ class Cache:
         dtype = self.manifest.dtype
 
         def parts() -> Iterator[memoryview]:
-            for records in self._objects.records_in_order(commits, fetch or self.unit_bytes):
+            for records in self._records_in_order(commits, fetch or self.unit_bytes):
                 yield np.ascontiguousarray(records).view(np.uint8).data
 
         def open_file() -> LocalFile:

@@ -10,7 +10,8 @@ from kdcache.cache.documents.extent import Extent, publish_extent, read_extents
 from kdcache.cache.documents.limits import MOST_SEEDS, SEEDS
 from kdcache.cache.documents.parts import MadeBy
 from kdcache.cache.formats.protocol import Unit
-from kdcache.config.files import parse_seeds, recorded_settings
+from kdcache.config.files import recorded_settings
+from kdcache.config.seeds import parse_seeds
 from kdcache.errors import CacheError, UsageError
 from kdcache.runtime.console import say
 from kdcache.runtime.wording import counted, named

@@ -16,6 +16,7 @@ from kdcache.cache.formats.zarr import root_metadata
 from kdcache.cache.storage.folder import Folder
 from kdcache.cache.storage.protocol import Storage, is_address
 from kdcache.cache.storage.rereading import read_twice
+from kdcache.cache.stored_views import read_views
 from kdcache.cache.subset import samples_arrays
 from kdcache.config.texts import require_text
 from kdcache.errors import CacheError, DamagedError, UsageError, quoted
@@ -201,6 +202,26 @@ def create_cache(
     if source and not is_new and arrays_digest(source) == cache.manifest.source.list:
         _restore(folder, source)
     return cache
+
+
+def create_from(
+    source: Cache,
+    path: str | Path,
+    manifest: Manifest,
+    fit: Mapping[str, np.ndarray] | None,
+    *,
+    samples: Rows | None,
+) -> Cache:
+    """Return the cache at `path` as `create_cache` does, with what lies beside the units of
+    `source`, whose views it has: the list of its source, and the views that are stored."""
+    return create_cache(
+        path,
+        manifest,
+        fit,
+        samples=samples,
+        source=source.source_arrays(),
+        views=read_views(source.storage, source.manifest),
+    )
 
 
 def _restore(storage: Storage, source: Mapping[str, np.ndarray]) -> None:

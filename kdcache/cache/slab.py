@@ -48,7 +48,7 @@ class Slab:
         self.missing = missing
         self._outside = outside
         self._is_missing = self._marked(missing)
-        self._is_hole = self._marked(np.union1d(absent, missing))
+        self._is_unavailable = self._marked(np.union1d(absent, missing))
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -65,10 +65,12 @@ class Slab:
                 unit is not committed.
             CacheError: the file was damaged, and cannot be made anew.
         """
-        if self._is_hole is not None:
-            holes = rows[self._is_hole[rows]]
-            if holes.size:
-                raise MissingUnitError(f"row {holes[0]} is {self._reason(holes[:1])}; leave it out")
+        if self._is_unavailable is not None:
+            unavailable = rows[self._is_unavailable[rows]]
+            if unavailable.size:
+                raise MissingUnitError(
+                    f"row {unavailable[0]} is {self._reason(unavailable[:1])}; leave it out"
+                )
         if self._file.has_changed():
             say(
                 f"note: slab {self._file.path} was changed while it was read; it is checked, and"

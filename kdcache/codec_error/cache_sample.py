@@ -29,6 +29,7 @@ from kdcache.codec_error.teacher_sample import (
 )
 from kdcache.codecs import boxes_of
 from kdcache.models.batch_trial import settled_batch_size
+from kdcache.models.inference import ModelsOnViews
 from kdcache.models.model import open_model
 from kdcache.models.vision_model import TeacherLogits, VisionModel
 from kdcache.runtime.batch_size import BatchSize, limited_on_cpu
@@ -116,7 +117,7 @@ class _Student:
         models = [self.model]
         size = settled_batch_size(models, self._dataset, rows, self._compute, self._batch_size)
         requests = batches_of_rows(rows, [self._seed], size)
-        return run_on_views(models, self._dataset, requests, self._compute)
+        return run_on_views(ModelsOnViews(models, self._dataset, self._compute), requests)
 
 
 def _open_student(cache: Cache, student: str, source: Source) -> VisionModel:

@@ -11,10 +11,9 @@ from typing import TypeAlias
 
 import torch
 
-from kdcache.models.inference import run_models
-from kdcache.models.vision_model import TeacherLogits, VisionModel
+from kdcache.models.inference import ModelsOnViews
+from kdcache.models.vision_model import TeacherLogits
 from kdcache.runtime.console import progress
-from kdcache.runtime.device import Compute
 from kdcache.sources.index_cache import (
     Arrays,
     load_arrays,
@@ -22,7 +21,7 @@ from kdcache.sources.index_cache import (
     remove_arrays,
     save_arrays,
 )
-from kdcache.views import Batch, ViewDataset, ViewLoader
+from kdcache.views import Batch
 from kdcache.views.dataset import Request
 
 _KIND = "samples"
@@ -55,30 +54,23 @@ class SampleRun:
 
     def parts(
         self,
-        models: Sequence[VisionModel],
-        dataset: ViewDataset,
+        on_views: ModelsOnViews,
         requests: Sequence[Request],
         gathered: Gathered,
-        compute: Compute,
         *,
         step: int = 1,
     ) -> list[Arrays]:
         """Return what `gathered` gives of each batch, of the first ones only where time is short.
 
         Args:
-            models: that are run.
-            dataset: the views.
+            on_views: the models that are run, and on which views.
             requests: the batches.
             gathered: gives what is wanted of a batch.
-            compute: where and how the models run.
             step: batches that belong together: as many are run, or none of them.
         """
 
         def run(todo: Sequence[Request]) -> Iterator[Arrays]:
-            loader = ViewLoader(
-                dataset, todo, workers=compute.config.workers, pin_memory=compute.pin_memory
-            )
-            for batch, logits in run_models(models, loader, compute):
+            for batch, logits in on_views.run(todo):
                 yield gathered(batch, logits)
 
         self._parts = self._parts or self._kept()

@@ -22,6 +22,7 @@ from kdcache.codec_error.sample import Sample
 from kdcache.codec_error.sample_run import SampleRun
 from kdcache.errors import UsageError
 from kdcache.models.batch_trial import settled_batch_size
+from kdcache.models.inference import ModelsOnViews
 from kdcache.models.model import open_model
 from kdcache.models.vision_model import TeacherLogits, VisionModel, head_weight
 from kdcache.positions import Layout
@@ -169,39 +170,34 @@ def sample_of_models(
     batch = settled_batch_size(models, dataset, rows, compute, batch_size)
     requests = batches_of_rows(rows, seeds, batch)
     run = sample or SampleRun()
+    on_views = ModelsOnViews(models, dataset, compute)
     if models[0].sites:
-        return _positions(models, dataset, rows, requests, compute, run=run, num_rows=num_rows)
-    return _pairs(models, dataset, requests, compute, run)
+        return _positions(on_views, rows, requests, run=run, num_rows=num_rows)
+    return _pairs(on_views, requests, run)
 
 
-def _pairs(
-    models: Sequence[VisionModel],
-    dataset: ViewDataset,
-    requests: Sequence[Request],
-    compute: Compute,
-    run: SampleRun,
-) -> Pairs:
+def _pairs(on_views: ModelsOnViews, requests: Sequence[Request], run: SampleRun) -> Pairs:
     """Return the rows of views under two seeds."""
-    ran = run_on_views(models, dataset, requests, compute, run)
+    models = on_views.models
+    ran = run_on_views(on_views, requests, run)
     first, second = ran.by_seed(_SEEDS)
     pairs = pairs_of_two_views(first.logits[0], second.logits[0], first.rows)
     if len(models) > 1:
         student = torch.cat([first.logits[1], second.logits[1]])
         pairs = replace(pairs, student=student, proxy=models[1].spec)
-    return replace(pairs, head=head_weight(models[0], dataset.source.classes))
+    return replace(pairs, head=head_weight(models[0], on_views.dataset.source.classes))
 
 
 def _positions(
-    models: Sequence[VisionModel],
-    dataset: ViewDataset,
+    on_views: ModelsOnViews,
     rows: Rows,
     requests: Sequence[Request],
-    compute: Compute,
     *,
     run: SampleRun,
     num_rows: int,
 ) -> PositionSample:
     """Return positions of views, as many of each, and some views whole."""
+    models = on_views.models
     layout = models[0].layout
     count = -(-num_rows // len(rows))
 
@@ -216,13 +212,13 @@ def _positions(
             logits[0].at(places), of_batch, count=count, whole_rows=whole_rows, student=student
         )
 
-    parts = run.parts(models, dataset, requests, gathered, compute)
+    parts = run.parts(on_views, requests, gathered)
     proxy = None
     if len(models) > 1:
         proxy = models[1].spec
     sample = position_sample(parts, layout, proxy=proxy)
     if not len(sample.teacher):
-        spec = dataset.source.spec
+        spec = on_views.dataset.source.spec
         raise UsageError(f"no sample of {spec} can be read of those to measure on")
     return sample
 
@@ -247,11 +243,7 @@ class RanViews(NamedTuple):
 
 
 def run_on_views(
-    models: Sequence[VisionModel],
-    dataset: ViewDataset,
-    requests: Sequence[Request],
-    compute: Compute,
-    sample: SampleRun | None = None,
+    on_views: ModelsOnViews, requests: Sequence[Request], sample: SampleRun | None = None
 ) -> RanViews:
     """Return what models give of the views that can be read, batch by batch."""
     sample = sample or SampleRun()
@@ -263,13 +255,13 @@ def run_on_views(
             arrays[name] = of_model.values[places].float().numpy()
         return arrays
 
-    parts = sample.parts(models, dataset, requests, gathered, compute, step=len(_SEEDS))
+    parts = sample.parts(on_views, requests, gathered, step=len(_SEEDS))
     num_views = sum(map(len, requests[: len(parts)]))
     rows = np.concatenate([part["rows"] for part in parts])
     if num_absent := num_views - len(rows):
         say(f"note: {num_absent} of {num_views} views are left out: their samples cannot be read")
     logits = []
-    for name in ("teacher", "student")[: len(models)]:
+    for name in ("teacher", "student")[: len(on_views.models)]:
         logits.append(torch.from_numpy(np.concatenate([part[name] for part in parts])))
     return RanViews(rows, np.concatenate([part["seeds"] for part in parts]), logits)
 

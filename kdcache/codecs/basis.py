@@ -36,9 +36,6 @@ class BasisCodec(RowCodec, Protocol):
     def with_fit(self, fit: Fit) -> "BasisCodec":
         """Return this codec with `fit`."""
 
-    def with_step(self, step: float) -> "BasisCodec":
-        """Return this codec at another step."""
-
     def fields_of_integers(self, integers: Tensor) -> dict[str, Tensor]:
         """Return the fields of the records of rows of integers `[rows, axes]`."""
 

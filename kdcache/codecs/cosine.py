@@ -13,7 +13,7 @@ from kdcache.codecs.cosine_digits import LIMIT
 from kdcache.codecs.cosine_fit import MOST_CLASSES, CosineFit, PlacedCosineFit, fitted_to
 from kdcache.codecs.cosine_maps import CosineMaps
 from kdcache.codecs.protocol import CodecDefaults, checked
-from kdcache.config.spec import not_an_option
+from kdcache.config.fields import not_an_option
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError, UsageError
 from kdcache.positions import Layout

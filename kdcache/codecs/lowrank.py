@@ -10,7 +10,7 @@ import numpy as np
 
 from kdcache.codecs.protocol import CodecDefaults, checked
 from kdcache.codecs.transform import Calibration, Fit, PlacedFit, quantised
-from kdcache.config.spec import not_an_option
+from kdcache.config.fields import not_an_option
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError, UsageError
 from kdcache.shapes import Logits, PerRow
@@ -100,10 +100,6 @@ class LowRank(CodecDefaults):
     def with_fit(self, fit: Fit) -> "LowRank":
         """Return this codec with `fit`."""
         return replace(self, fitted=fit)
-
-    def with_step(self, step: float) -> "LowRank":
-        """Return this codec at another step."""
-        return replace(self, step=step)
 
     def fit_arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays of the fit; none before it is made."""

@@ -14,7 +14,9 @@ from kdcache.codecs.positions import row_codec, with_layout, with_rows
 from kdcache.codecs.protocol import Codec, RowCodec
 from kdcache.codecs.tail import Tail, with_tail
 from kdcache.codecs.topk import TopK
-from kdcache.config.spec import Spec, build, choose, is_option, parse_spec
+from kdcache.config.fields import build, is_option
+from kdcache.config.names import choose
+from kdcache.config.spec import Spec, parse_spec
 from kdcache.errors import UsageError
 from kdcache.positions import Layout, One
 

@@ -17,7 +17,7 @@ import numpy as np
 from kdcache.codecs.protocol import CodecDefaults
 from kdcache.codecs.record_bytes import to_fields
 from kdcache.codecs.tail import Tail, levelled, student_weights
-from kdcache.config.spec import not_an_option
+from kdcache.config.fields import not_an_option
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import UsageError
 from kdcache.shapes import Logits, PerRow, Probabilities, Records

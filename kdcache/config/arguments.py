@@ -57,6 +57,12 @@ def checked_arguments(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
+def given(**arguments: Any) -> dict[str, Any]:
+    """Return the arguments that are given; of the others, which are None, the defaults of what is
+    built from them count."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
 def _fits(value: Any, hint: Any) -> bool:
     if hint is Any:
         return True

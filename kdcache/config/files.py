@@ -4,29 +4,23 @@ frozen dataclasses."""
 import dataclasses
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import resources
-from operator import index
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, SupportsIndex, TypeVar
+from typing import Any, TypeVar
 
 import tomli_w
 
-from kdcache.config.spec import build, choose
+from kdcache.config.fields import build
+from kdcache.config.names import choose
 from kdcache.config.texts import require_text
 from kdcache.errors import UsageError, quoted
-from kdcache.runtime.contrast import contrasted
 from kdcache.runtime.files import plain_bytes
 from kdcache.runtime.text_files import path_text, read_text
 
 COMMANDS = ("dump-teacher", "train-student")
 T = TypeVar("T")
-_MOST_SEEDS = 100_000
-_MOST_TEXT = 10_000
-"""Characters of a list of seeds."""
-_SEEDS = re.compile(r"([0-9]{1,20})(?::([0-9]{1,20}))?")
 _PLAIN = re.compile(r'[a-z_]{1,40} = ("[^"\\\x00-\x1f\x7f]*"|true|false|0|[1-9][0-9]{0,17})')
 """A line of a setting that is text, a number or a truth."""
 _SETTINGS = resources.files("kdcache.config") / "presets"
@@ -138,138 +132,6 @@ def recorded_settings(config: str | None) -> dict[str, Any]:
     return settings
 
 
-def config_differences(
-    old: Any,
-    new: Any,
-    *,
-    free: Sequence[str],
-    meanings: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
-) -> list[str]:
-    """Return one line per dotted key in which two configurations differ, see `differing_values`."""
-    lines: list[str] = []
-    for key, (value, other) in differing_values(old, new, free=free, meanings=meanings).items():
-        old_text, new_text = _contrasted_values(value, other)
-        lines.append(f"{key}: {old_text} there, {new_text} now")
-    return lines
-
-
-def _contrasted_values(value: Any, other: Any) -> tuple[str, str]:
-    """Return two values as they are shown; of texts the quotes stand around what is cut."""
-    if isinstance(value, str) and isinstance(other, str):
-        text, other_text = contrasted(value, other)
-        return repr(text), repr(other_text)
-    return contrasted(repr(value), repr(other))
-
-
-def differing_values(
-    old: Any,
-    new: Any,
-    *,
-    free: Sequence[str],
-    meanings: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
-) -> dict[str, tuple[Any, Any]]:
-    """Return the two values of each dotted key in which two configurations differ.
-
-    Args:
-        old: the one that is there.
-        new: the one of now.
-        free: keys and tables that may differ.
-        meanings: by key, what gives the meaning of a value; meanings are compared. Where it raises
-            a UsageError, the values differ.
-    """
-    old_values = flat_settings(dataclasses.asdict(old))
-    new_values = flat_settings(dataclasses.asdict(new))
-    tables = tuple(f"{table}." for table in free)
-    differing: dict[str, tuple[Any, Any]] = {}
-    for key in dict.fromkeys([*old_values, *new_values]):
-        if key in free or key.startswith(tables):
-            continue
-        value = old_values.get(key)
-        other = new_values.get(key)
-        if value != other and not _mean_the_same(value, other, meanings.get(key)):
-            differing[key] = (value, other)
-    return differing
-
-
-def _mean_the_same(value: Any, other: Any, meaning: Callable[[Any], Any] | None) -> bool:
-    if meaning is None or value is None or other is None:
-        return False
-    try:
-        return bool(meaning(value) == meaning(other))
-    except UsageError:
-        return False
-
-
-def parse_seeds(text: str, what: str = "seeds") -> list[int]:
-    """Return the seeds that `A:B` (B left out), `A`, or several of these joined by commas name.
-
-    Args:
-        text: names them.
-        what: messages call them.
-
-    Raises:
-        UsageError: another text, an empty range, a negative seed or one past 32 bits.
-    """
-    if len(text) > _MOST_TEXT:
-        raise UsageError(
-            f"{what} {quoted(text)} have {len(text)} characters; they may have {_MOST_TEXT}: give"
-            " ranges A:B"
-        )
-    seeds: list[int] = []
-    for part in text.split(","):
-        span = _seed_span(part.strip(), text, what)
-        if len(seeds) + len(span) > _MOST_SEEDS:
-            raise UsageError(
-                f"{what} {quoted(text)} are more than {_MOST_SEEDS}; ask for fewer at a time"
-            )
-        seeds += span
-    return list(dict.fromkeys(seeds))
-
-
-def _seed_span(part: str, text: str, what: str) -> range:
-    """Return the seeds that one part of a text names, `A:B` or `A`."""
-    match = _SEEDS.fullmatch(part)
-    if not match:
-        raise UsageError(
-            f"{what} {quoted(text)} are not of the form A:B or A,B,...; 0:4 means 0, 1, 2 and 3"
-        )
-    first = int(match[1])
-    end = first + 1
-    if match[2]:
-        end = int(match[2])
-    if end <= first:
-        raise UsageError(
-            f"{what} {quoted(text)} are none: {part} ends before it begins; 0:4 means 0, 1, 2 and 3"
-        )
-    if end > 2**32:
-        raise UsageError(f"{what} {quoted(text)} go past {2**32 - 1}, the largest that there is")
-    return range(first, end)
-
-
-def seeds_text(seeds: str | Iterable[SupportsIndex]) -> str:
-    """Return seeds as settings have them.
-
-    Raises:
-        UsageError: no text, and no whole numbers.
-    """
-    if isinstance(seeds, str):
-        return seeds
-    runs: list[list[int]] = []
-    try:
-        for number in map(index, seeds):
-            if runs and number == runs[-1][1]:
-                runs[-1][1] = number + 1
-            else:
-                runs.append([number, number + 1])
-    except TypeError:
-        raise UsageError(
-            f"seeds is {quoted(seeds)}; it must be text such as '0:90', or whole numbers"
-        ) from None
-    if not runs:
-        raise UsageError("seeds is an empty list; give one seed at least")
-    return ",".join(f"{first}:{end}" for first, end in runs)
-
-
 def shipped_settings() -> list[str]:
     """Return the names of the settings that come with kdcache: those of the DIST paper's
     trainings."""
@@ -343,14 +205,3 @@ def _without_none(value: Any) -> Any:
         if item is not None:
             table[key] = _without_none(item)
     return table
-
-
-def flat_settings(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values of nested tables by dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            flat |= flat_settings(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

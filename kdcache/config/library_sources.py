@@ -12,7 +12,7 @@ from functools import lru_cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from kdcache.config.spec import choose
+from kdcache.config.names import choose
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdcache.config.spec import Spec, choose
+from kdcache.config.names import choose
+from kdcache.config.spec import Spec
 from kdcache.errors import KdcacheError, UsageError, quoted
 from kdcache.runtime.user_code import user_code
 

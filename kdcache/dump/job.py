@@ -2,11 +2,10 @@
 written yet."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
-from torch import nn
 
 from kdcache.cache import Cache, Manifest, open_cache
 from kdcache.cache.documents.manifest import MANIFEST
@@ -25,7 +24,7 @@ from kdcache.codecs import (
     row_codec,
     with_layout,
 )
-from kdcache.config.files import parse_seeds
+from kdcache.config.seeds import parse_seeds
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.encoding import BatchEncoder
 from kdcache.dump.fitting import (
@@ -34,6 +33,7 @@ from kdcache.dump.fitting import (
     sample_run,
     sample_size,
 )
+from kdcache.dump.given import NO_OBJECTS, GivenObjects
 from kdcache.dump.new_manifest import mixing_block, new_manifest, tar_settings, teacher_entry
 from kdcache.dump.present_cache import codec_of_cache
 from kdcache.dump.source import known_source
@@ -53,20 +53,6 @@ from kdcache.targets import task_of
 from kdcache.tasks.seen_labels import SeenLabels
 from kdcache.views import ManySeedLoader, Recipe, RowsUnderSeeds, ViewDataset, load_recipe
 from kdcache.views.dataset import require_following
-
-
-@dataclass(frozen=True, kw_only=True)
-class GivenObjects:
-    """What a program gives as objects, in the place of what a configuration names."""
-
-    source: Source | None = None
-    recipe: Recipe | None = None
-    teacher: nn.Module | None = None
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    """Of the teacher: `size`, `mean` and `std`, see `wrapped`."""
-
-
-NO_OBJECTS = GivenObjects()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,7 +286,7 @@ def _teacher(
             task=task,
             classes_advice=classes_advice(task),
         )
-    return tried_model(objects.teacher, recipe, classes=classes, task=task, **objects.preprocessing)
+    return tried_model(objects.teacher, recipe, objects.preprocessing, classes=classes, task=task)
 
 
 def _present_cache(config: DumpConfig) -> Cache | None:

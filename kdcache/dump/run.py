@@ -13,25 +13,30 @@ from kdcache.cache.absences import reasons_in
 from kdcache.cache.committing import require_manifest, start_seed
 from kdcache.cache.coverage import ask_for
 from kdcache.cache.documents.commit import mean_statistics
-from kdcache.config.arguments import checked_arguments
-from kdcache.config.files import seeds_text
-from kdcache.config.spec import build
+from kdcache.config.arguments import checked_arguments, given
+from kdcache.config.fields import build
+from kdcache.config.seeds import seeds_text
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.engines import open_engine
 from kdcache.dump.fitting import tell_error
-from kdcache.dump.job import NO_OBJECTS, GivenObjects, Job, prepare, probe_place
+from kdcache.dump.given import (
+    NO_OBJECTS,
+    GivenObjects,
+    given_recipe,
+    given_source,
+    given_teacher,
+)
+from kdcache.dump.job import Job, prepare, probe_place
 from kdcache.dump.next_step import training_command
 from kdcache.dump.unit import tell_clipped
-from kdcache.errors import UsageError
-from kdcache.models.modules import class_name, device_of, kept_modes
+from kdcache.models.modules import device_of, kept_modes
+from kdcache.models.preprocessing import GivenPreprocessing
 from kdcache.runtime.batch_size import BatchSize
 from kdcache.runtime.console import log, own_name, say
 from kdcache.runtime.device import ComputeConfig
 from kdcache.runtime.launch import require_count
 from kdcache.runtime.stopping import heeding, look
 from kdcache.shapes import Size
-from kdcache.sources import as_source
-from kdcache.views import as_recipe
 
 __all__ = ["DumpConfig", "dump_teacher", "run_dump"]
 
@@ -107,33 +112,11 @@ def dump_teacher(
         KdcacheError: bad input, unwritable cache, NaN logits; what was committed stays.
         StoppedError: a signal told it to stop; what was committed stays.
     """
-    preprocessing = {"size": size, "mean": mean, "std": std}
-    if isinstance(teacher, str):
-        module = None
-        teacher_spec = teacher
-        if size is not None or mean is not None or std is not None:
-            raise UsageError(
-                "size, mean and std are of a module; a spec says them itself: mean=0.5"
-            )
-    else:
-        module = teacher
-        teacher_spec = class_name(teacher)
-    if isinstance(data, str):
-        source = None
-        data_spec = data
-    else:
-        source = as_source(data)
-        data_spec = source.spec
-    if isinstance(recipe, str | Path):
-        own_recipe = None
-        recipe_name = str(recipe)
-    else:
-        own_recipe = as_recipe(recipe)
-        recipe_name = own_recipe.name
-    options: dict[str, Any] = {}
-    if num_workers is not None:
-        options["workers"] = num_workers
-    options |= {"device": device or device_of(module), "precision": precision}
+    preprocessing = GivenPreprocessing(size=size, mean=mean, std=std)
+    module, teacher_spec = given_teacher(teacher, preprocessing)
+    source, data_spec = given_source(data)
+    own_recipe, recipe_name = given_recipe(recipe)
+    options = given(workers=num_workers, device=device or device_of(module), precision=precision)
     settings = {
         "cache": str(cache),
         "data": data_spec,

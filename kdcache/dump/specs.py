@@ -4,7 +4,7 @@ from kdcache.cache.documents.manifest import MANIFEST
 from kdcache.cache.opening import open_cache, open_storage, probe_new
 from kdcache.cache.storage.protocol import is_address
 from kdcache.codecs import check_codec
-from kdcache.config.files import parse_seeds
+from kdcache.config.seeds import parse_seeds
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.present_cache import check_present
 from kdcache.models.specs import check_model

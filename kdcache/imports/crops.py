@@ -51,19 +51,19 @@ def gathered_crops(origin: Origin, num_samples: int, crops: Sequence[int] | None
                 continue
             if gathering is None:
                 gathering = _Gathering(labels, num_samples, crops)
-            gathering.add(index, labels, origin.file(index))
+            gathering.add(index, labels, origin.place(index))
             bar.advance(1)
     if gathering is None:
         raise CacheError(
-            f"there is no file of labels of any of {num_samples} samples; that of the first would"
-            f" be {origin.file(0)}: give the folder that their program wrote"
+            f"there are no labels of any of {num_samples} samples; those of the first would be"
+            f" {origin.place(0)}: give the folder that their program wrote"
         )
     return gathering.done()
 
 
 def crops_of(labels: CropLabels, crops: Sequence[int]) -> list[int]:
-    """Return the seeds of those of `crops` that a file has."""
-    return [seed for seed, crop in enumerate(crops) if crop < labels.num_crops]
+    """Return the seeds of those of `crops` that there are."""
+    return [seed for seed, crop in enumerate(crops) if labels.has(crop)]
 
 
 def place_views(labels: CropLabels, crops: Sequence[int], arrays: Arrays, index: int) -> None:
@@ -103,12 +103,12 @@ class _Gathering:
             shape = (num_seeds, num_samples, *array.shape[1:])
             self._arrays[name] = np.zeros(shape, array.dtype)
 
-    def add(self, index: int, labels: CropLabels, file: str) -> None:
+    def add(self, index: int, labels: CropLabels, place: str) -> None:
         """Take the crops of a sample."""
         num_labels = labels.classes.shape[1]
         if num_labels != self._num_labels:
             raise CacheError(
-                f"file {file} has {num_labels} labels for each crop, and those before it"
+                f"{place} has {num_labels} labels for each crop, and those before it"
                 f" {self._num_labels}; import files of one kind"
             )
         place_views(labels, self._crops, self._arrays, index)

@@ -7,7 +7,7 @@ their probabilities; with k = 1 also `[crops, 2]`. Numbers are float32 or float1
 """
 
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -24,14 +24,15 @@ _PARTS = 3
 class Fkd:
     """A folder of FKD's files, which lie as the images do: `CLASS/NAME.tar`."""
 
+    program_config: ClassVar[str | None] = None
     settings = ViewSettings(size=224, interpolation="bilinear")
 
-    def __init__(self, folder: Path, source: Source) -> None:
+    def __init__(self, folder: Path, source: Source, program_config: Path | None = None) -> None:
         self._folder = folder
         self._source = source
 
     @staticmethod
-    def check_folder(folder: Path) -> None:
+    def check_files(folder: Path, program_config: Path | None) -> None:
         """Check that a folder is not of ml-dr's; else its files alone say what they are.
 
         Raises:
@@ -47,6 +48,10 @@ class Fkd:
         key = PurePosixPath(self._source.key(index))
         stem, _, _ = key.name.partition(".")
         return str(self._folder / key.with_name(f"{stem}.tar"))
+
+    def place(self, index: int) -> str:
+        """Return how messages name the file of a sample."""
+        return f"file {self.file(index)}"
 
     def labels(self, index: int, most_crops: int | None = None) -> CropLabels:
         """Return the labels of a sample, checked.

@@ -6,7 +6,7 @@ ml_dr_views.py, and its labels: probabilities of k classes, and the classes.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,7 +21,9 @@ from kdcache.sources import Source
 class MlDr:
     """A folder of reinforced data."""
 
-    def __init__(self, folder: Path, source: Source) -> None:
+    program_config: ClassVar[str | None] = None  # it lies among the labels
+
+    def __init__(self, folder: Path, source: Source, program_config: Path | None = None) -> None:
         """Read how views were made.
 
         Raises:
@@ -39,7 +41,7 @@ class MlDr:
         self.settings = ViewSettings(size=self._augmentation.size, interpolation="bilinear")
 
     @staticmethod
-    def check_folder(folder: Path) -> None:
+    def check_files(folder: Path, program_config: Path | None) -> None:
         """Check how views were made, without torch.
 
         Raises:
@@ -50,6 +52,10 @@ class MlDr:
     def file(self, index: int) -> str:
         """Return where the file of a sample is."""
         return str(self._folder / f"{index}.pth.tar")
+
+    def place(self, index: int) -> str:
+        """Return how messages name the file of a sample."""
+        return f"file {self.file(index)}"
 
     def labels(self, index: int, most_crops: int | None = None) -> CropLabels:
         """Return the labels of a sample, checked.

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -28,11 +28,18 @@ class CropLabels:
     """`[crops, k]`, in any order."""
     probabilities: Probabilities
     """Of these classes, `[crops, k]`."""
+    lacking: frozenset[int] = frozenset()
+    """Crops that the sample lacks, though it may have later ones: of them the arrays mean
+    nothing."""
 
     @property
     def num_crops(self) -> int:
-        """How many crops there are."""
+        """How many crops there are, those that are lacking among them."""
         return len(self.classes)
+
+    def has(self, crop: int) -> bool:
+        """Return whether there is a crop, counted from 0."""
+        return crop < self.num_crops and crop not in self.lacking
 
     def check(self, num_samples: int, num_classes: int) -> None:
         """Check that crops lie in their image, and labels are of the data's classes.
@@ -46,7 +53,8 @@ class CropLabels:
         """
         check_kinds(self.views, num_axes=1)
         check_values(self.views, num_samples)
-        if not are_stored(self.views).all():
+        lacking = set(np.flatnonzero(~are_stored(self.views)).tolist())
+        if lacking != self.lacking:
             raise ValueError("a box that does not lie in its image")
         low = self.classes.min(initial=0)
         high = self.classes.max(initial=0)
@@ -107,13 +115,28 @@ def checked_labels(
         CacheError: it cannot be read.
     """
     content = read_torch_file(path)
+    return checked(lambda: labels_of(content), source, f"file {path}", whose)
+
+
+def checked(
+    labels_of: Callable[[], CropLabels], source: Source, place: str, whose: str
+) -> CropLabels:
+    """Return the labels of a sample, checked.
+
+    Args:
+        labels_of: gives them; raises a ValueError where there are others.
+        source: that they are of.
+        place: names what holds them.
+        whose: names the format.
+
+    Raises:
+        CacheError: they cannot be used.
+    """
     try:
-        labels = labels_of(content)
+        labels = labels_of()
         labels.check(len(source), source.classes)
     except ValueError as error:
-        raise CacheError(
-            f"file {path} holds {error}; is it one of {whose}, for these data?"
-        ) from error
+        raise CacheError(f"{place} holds {error}; is it one of {whose}, for these data?") from error
     return labels
 
 
@@ -121,19 +144,25 @@ def checked_labels(
 class Origin(Protocol):
     """A folder of somebody else's labels."""
 
+    program_config: ClassVar[str | None]
+    """Which file beside the labels the user has to name, since it says how views were made; None
+    of a format that needs none."""
     settings: ViewSettings
     """As their program renders views; the user may ask for others."""
 
-    @staticmethod
-    def check_folder(folder: Path) -> None:
-        """Check what a folder says of all its files, without torch.
+    def __init__(self, folder: Path, source: Source, program_config: Path | None) -> None:
+        """Take the labels of a folder.
 
         Raises:
             CacheError: it is not of this format, or its views cannot be rendered.
         """
 
-    def file(self, index: int) -> str:
-        """Return how messages name the file of a sample."""
+    @staticmethod
+    def check_files(folder: Path, program_config: Path | None) -> None:
+        """Check what a folder says of all its files, without torch; errors as `__init__`."""
+
+    def place(self, index: int) -> str:
+        """Return how messages name what holds the labels of a sample, such as `file X`."""
 
     def labels(self, index: int, most_crops: int | None = None) -> CropLabels:
         """Return the labels of a sample, checked.

@@ -21,7 +21,7 @@ from kdcache.cache.opening import open_storage, probe_new
 from kdcache.cache.source_list import SourceList, kept_list, list_of, source_entry
 from kdcache.codecs import TopK
 from kdcache.config.arguments import checked_arguments
-from kdcache.config.files import parse_seeds
+from kdcache.config.seeds import parse_seeds
 from kdcache.dump.new_manifest import views_entry
 from kdcache.errors import UsageError
 from kdcache.imports.config import ImportConfig, check_specs
@@ -47,6 +47,7 @@ def import_cache(
     *,
     data: str,
     teacher_name: str,
+    program_config: str | Path | None = None,
     crops: str | None = None,
     size: int | None = None,
     interpolation: Literal["bilinear", "bicubic"] | None = None,
@@ -55,11 +56,13 @@ def import_cache(
     goes on where it stopped.
 
     Args:
-        format: whose files they are, `fkd` or `ml-dr`.
+        format: whose files they are, `fkd`, `ml-dr` or `tinyvit`.
         folder: where they are.
         cache: the folder or the address of the cache.
         data: spec of the images that the labels are of.
         teacher_name: what the cache says of the teacher, which no file tells.
+        program_config: the file of settings that their program was run with, which says how views
+            were made; `tinyvit` needs it, and no other takes one.
         crops: `A:B`, the crops of each sample that become the seeds from 0 on; by default all.
         size: the side of a view, where no model has a wish of its own; by default that of their
             program.
@@ -82,6 +85,7 @@ def import_cache(
             cache=str(cache),
             data=data,
             teacher_name=teacher_name,
+            program_config=None if program_config is None else str(program_config),
             crops=crops,
             size=size,
             interpolation=interpolation,
@@ -112,7 +116,10 @@ def run_import(config: ImportConfig) -> dict[str, Any]:
     crops = None
     if config.crops is not None:
         crops = parse_seeds(config.crops, "crops")
-    origin = FORMATS[config.format](Path(config.folder), source)
+    program_config = None
+    if config.program_config is not None:
+        program_config = Path(config.program_config)
+    origin = FORMATS[config.format](Path(config.folder), source, program_config)
     gathered = gathered_crops(origin, len(source), crops)
     recipe = stored_recipe(config, origin, gathered.views)
     cache = _created(config, source, gathered, recipe)

@@ -133,7 +133,7 @@ class UnitImporter:
             place_views(labels, self._crops, views, 0)
         if arrays_digest(views) != arrays_digest(stored):
             raise CacheError(
-                f"file {self._origin.file(index)} has changed while it was imported; leave it as"
+                f"{self._origin.place(index)} has changed while it was imported; leave it as"
                 " it is, and run the same command again"
             )
         return labels
@@ -145,11 +145,11 @@ class UnitImporter:
         crop = self._crops[seed]
         reasons: list[tuple[int, str]] = []
         for place, (index, labels) in enumerate(zip(indices.tolist(), labels_of, strict=True)):
-            file = self._origin.file(index)
+            holder = self._origin.place(index)
             if labels is None:
-                reasons.append((place, f"there is no file {file}"))
-            elif crop >= labels.num_crops:
-                reasons.append((place, f"file {file} has {labels.num_crops} crops, no {crop}"))
+                reasons.append((place, f"there is no {holder}"))
+            elif not labels.has(crop):
+                reasons.append((place, f"{holder} has no crop {crop}, counted from 0"))
         return reasons
 
     def _batch(

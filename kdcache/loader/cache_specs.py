@@ -4,7 +4,8 @@ each."""
 import os
 from dataclasses import dataclass
 
-from kdcache.config.spec import build, parse_spec
+from kdcache.config.fields import build
+from kdcache.config.spec import parse_spec
 from kdcache.errors import UsageError
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from kdcache.cache import Cache
 from kdcache.cache.coverage import note_left_out
-from kdcache.config.files import parse_seeds
+from kdcache.config.seeds import parse_seeds
 from kdcache.errors import MismatchError, UsageError
 from kdcache.loader.config import LoaderConfig
 from kdcache.runtime.console import say

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kdcache.cache import Cache
-from kdcache.config.spec import choose
+from kdcache.config.names import choose
 from kdcache.errors import MismatchError, UsageError
 from kdcache.loader.cache_specs import CacheOptions
 from kdcache.models.imagenet_names import imagenet_names, imagenets_note

@@ -5,14 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kdcache.codecs import Tail
-from kdcache.config.arguments import checked_arguments
-from kdcache.config.files import seeds_text
-from kdcache.config.spec import build
+from kdcache.config.arguments import checked_arguments, given
+from kdcache.config.fields import build
+from kdcache.config.seeds import seeds_text
 from kdcache.errors import UsageError
 from kdcache.loader.batch import DistillationBatch
 from kdcache.loader.config import LoaderConfig, OnMiss
@@ -20,15 +19,19 @@ from kdcache.loader.opening import open_replay
 from kdcache.loader.replay import Replay
 from kdcache.loader.steps import StepLoader
 from kdcache.losses import Need
-from kdcache.models.preprocessing import Preprocessing, checked_size, normalisation
-from kdcache.models.vision_model import VisionModel, preprocessing_of
+from kdcache.models.preprocessing import (
+    GivenPreprocessing,
+    Preprocessing,
+    checked_size,
+    normalisation,
+)
+from kdcache.models.vision_model import VisionModel, completed
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.runtime.wording import named
-from kdcache.shapes import Rows, Size
+from kdcache.shapes import Size
 from kdcache.sources import as_source
 from kdcache.views import Batch
 
-_NO_ROWS: Rows = np.empty(0, np.int64)
 _ANY_LOSS: frozenset[Need] = frozenset({"teacher"})
 
 
@@ -117,43 +120,41 @@ class DistillationLoader(StepLoader):
             ViewMismatchError: views that are not those that the teacher saw.
             KdcacheError: anything that cannot be opened.
         """
-        compute = _compute_config(num_workers, device, channels_last=channels_last)
+        options = given(workers=num_workers, device=device, channels_last=channels_last)
+        options["keep_memory"] = False  # the process is the user's own
         source = None
         if data is not None and not isinstance(data, str):
             source = as_source(data)
             data = source.spec
-        settings: dict[str, Any] = {
-            "cache": _texts(cache),
-            "data": data,
-            "teacher": teacher,
-            "on_miss": on_miss,
-            "tail": tail,
-            "recipe": recipe,
-            "seeds": seeds,
-            "samples": samples,
-            "repeats": repeats,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "accumulate": accumulate,
-            "run_seed": run_seed,
-            "window": window,
-            "wait_for_units": wait_for_units,
-            "compute": compute,
-        }
-        if seeds is not None:
-            settings["seeds"] = seeds_text(seeds)
-        if slab_dir is not None:
-            settings["slab_dir"] = str(slab_dir)
-        if slab_limit is not None:
-            settings["slab_limit"] = slab_limit
+        settings = given(
+            cache=_texts(cache),
+            data=data,
+            teacher=teacher,
+            on_miss=on_miss,
+            tail=tail,
+            recipe=recipe,
+            seeds=None if seeds is None else seeds_text(seeds),
+            samples=samples,
+            repeats=repeats,
+            epochs=epochs,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            run_seed=run_seed,
+            window=window,
+            slab_dir=None if slab_dir is None else str(slab_dir),
+            slab_limit=slab_limit,
+            wait_for_units=wait_for_units,
+            compute=build(ComputeConfig, options, "DistillationLoader:"),
+        )
         config = build(LoaderConfig, settings, "DistillationLoader:")
         if not (config.caches or config.teacher):
             raise UsageError("there is no teacher: give a cache, or a teacher to run in the loop")
         replay = open_replay(config, _ANY_LOSS, source=source)
-        view = _preprocessing(replay, model, size, mean, std)
+        preprocessing = GivenPreprocessing(size=size, mean=mean, std=std)
+        view = _of_views(replay, completed(preprocessing, model))
         layout = model.layout if isinstance(model, VisionModel) else None
         super().__init__(
-            config, replay, Compute(compute), _ANY_LOSS, sizes=[view.size], layout=layout
+            config, replay, Compute(config.compute), _ANY_LOSS, sizes=[view.size], layout=layout
         )
         self._is_normalised = bool(view.std)
         self._mean = self._levels(view.mean)
@@ -181,16 +182,6 @@ class DistillationLoader(StepLoader):
         return 255 * torch.tensor(values, device=self.compute.device).view(1, -1, 1, 1)
 
 
-def _compute_config(num_workers: int | None, device: str, *, channels_last: bool) -> ComputeConfig:
-    options: dict[str, Any] = {}
-    if num_workers is not None:
-        options["workers"] = num_workers
-    options["device"] = device
-    options["channels_last"] = channels_last
-    options["keep_memory"] = False  # the process is the user's own
-    return build(ComputeConfig, options, "DistillationLoader:")
-
-
 def _texts(cache: str | Path | Sequence[str | Path] | None) -> tuple[str, ...] | None:
     if cache is None:
         return None
@@ -199,34 +190,20 @@ def _texts(cache: str | Path | Sequence[str | Path] | None) -> tuple[str, ...] |
     return tuple(str(path) for path in cache)
 
 
-def _preprocessing(
-    replay: Replay,
-    model: nn.Module | None,
-    size: Size | None,
-    mean: float | Sequence[float] | None,
-    std: float | Sequence[float] | None,
-) -> Preprocessing:
+def _of_views(replay: Replay, wanted: GivenPreprocessing) -> Preprocessing:
     """Return the size of the views, and how they are normalised: by an empty `std` not at all.
 
     Raises:
-        UsageError: one of mean and std without the other, or one of the three that cannot be used.
+        UsageError: one of the three cannot be used, or nothing says the size.
     """
-    if (mean is None) != (std is None):
-        raise UsageError("mean and std belong together; give both, or neither")
-    of_model = None
-    if model is not None:
-        of_model = preprocessing_of(model)
-    if size is None and of_model is not None:
-        size = of_model.size
+    size = wanted.size
     if size is None:
         size = _size_of(replay)
-    if mean is None and of_model is not None and of_model.std:
-        mean = of_model.mean
-        std = of_model.std
     try:
-        if mean is None:
+        if wanted.mean is None:
             return Preprocessing(checked_size(size), (), ())
-        return Preprocessing(checked_size(size), *normalisation(mean, std, replay.recipe.channels))
+        channels = replay.recipe.channels
+        return Preprocessing(checked_size(size), *normalisation(wanted.mean, wanted.std, channels))
     except ValueError as error:
         raise UsageError(str(error)) from error
 

@@ -17,7 +17,7 @@ from kdcache.cache.slab_folder import SlabFolder
 from kdcache.cache.source import CachedSource, local_images
 from kdcache.cache.source_check import require_source, source_differences
 from kdcache.cache.storage.late import late, looked_for_again
-from kdcache.config.files import parse_seeds
+from kdcache.config.seeds import parse_seeds
 from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.loader.cache_specs import CacheOptions, parse_cache
 from kdcache.loader.cached_seeds import cached_seeds, require_repeats

@@ -12,7 +12,7 @@ import numpy as np
 from kdcache.cache import Cache, Commit, Slab, open_cache
 from kdcache.cache.opening import open_storage
 from kdcache.cache.storage.protocol import Storage
-from kdcache.cache.unit_objects import Fetch
+from kdcache.cache.stored_units import Fetch
 from kdcache.errors import CacheError, KdcacheError, MissingUnitError
 from kdcache.runtime.distributed import everywhere
 from kdcache.runtime.waiting import Background, pause, waiting

@@ -7,7 +7,7 @@ Huang, You, Wang, Qian, Xu: Knowledge Distillation from A Stronger Teacher, Neur
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from kdcache.config.spec import choose
+from kdcache.config.names import choose
 from kdcache.deferred import torch
 from kdcache.losses.protocol import (
     LossOptions,

@@ -5,7 +5,7 @@ import dataclasses
 import math
 from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
-from kdcache.config.spec import choose
+from kdcache.config.names import choose
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import UsageError
 from kdcache.shapes import (

@@ -3,7 +3,9 @@
 import re
 from typing import Any
 
-from kdcache.config.spec import Spec, build, choose, parse_spec
+from kdcache.config.fields import build
+from kdcache.config.names import choose
+from kdcache.config.spec import Spec, parse_spec
 from kdcache.errors import UsageError
 from kdcache.losses.ce import Ce
 from kdcache.losses.cwd import Cwd

@@ -14,7 +14,8 @@ from functools import partial
 
 from torch import nn
 
-from kdcache.config.spec import Spec, choose
+from kdcache.config.names import choose
+from kdcache.config.spec import Spec
 from kdcache.errors import UsageError
 from kdcache.models.building import Built
 from kdcache.models.cifar_blocks import (

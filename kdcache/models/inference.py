@@ -4,6 +4,7 @@ fails."""
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -17,13 +18,38 @@ from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import is_of_others, world_size
 from kdcache.runtime.user_code import user_code
 from kdcache.shapes import Views
-from kdcache.views import Batch
+from kdcache.views import Batch, ViewDataset, ViewLoader
+from kdcache.views.dataset import Request
 
 ReadOut = Callable[[VisionModel, Any, Batch], Any]
 """Gives what is wanted of what a model has given of a batch, such as its logits."""
 Forward = Callable[[nn.Module, Views], Any]
 """Runs a model on views."""
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, eq=False)
+class ModelsOnViews:
+    """Models, and the views that they are run on."""
+
+    models: Sequence[VisionModel]
+    dataset: ViewDataset
+    """Model i sees the views of its input size i."""
+    compute: Compute
+    """Where and how they run."""
+
+    def run(
+        self, requests: Iterable[Request], read_out: ReadOut | None = None
+    ) -> Iterator[tuple[Batch, list[TeacherLogits]]]:
+        """Yield each batch that is asked for with the logits of each model, as `run_models`
+        does."""
+        loader = ViewLoader(
+            self.dataset,
+            requests,
+            workers=self.compute.config.workers,
+            pin_memory=self.compute.pin_memory,
+        )
+        return run_models(self.models, loader, self.compute, read_out)
 
 
 def run_models(

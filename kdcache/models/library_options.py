@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from kdcache.config.spec import Spec, choose
+from kdcache.config.names import choose
+from kdcache.config.spec import Spec
 
 _UNEXPECTED = re.compile(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'")
 _WRITABLE = (bool, int, float, str, tuple, list)

@@ -75,7 +75,7 @@ def open_model(
             classes or channels.
     """
     text = model_spec(text)
-    asked = _taken_apart(text, classes, is_trained=trained, classes_advice=classes_advice)
+    asked = _taken_apart(text, classes, classes_advice if trained else None)
     _require_task(asked, task)
     make = model_class(task)
     builder = _builder(asked.spec, task)
@@ -87,9 +87,7 @@ def open_model(
     preprocessing = chosen_preprocessing({**wishes, **asked.preprocessing}, recipe, text)
     model = make(module, preprocessing, text)
     model.label_names = wishes.get("label_names")
-    model.layout, model.num_classes = tried(
-        model, classes, recipe.channels, is_teacher=trained, classes_advice=classes_advice
-    )
+    model.layout, model.num_classes = tried(model, classes, recipe.channels, advice=asked.advice)
     require_plain_state(module, text)
     return model
 
@@ -107,10 +105,13 @@ class _Asked:
     """What the spec says of it, see `PREPROCESSING`."""
     classes: int | None
     """Of the source; None where there is none."""
-    is_trained: bool
-    """Whether weights are required, as for a teacher."""
-    classes_advice: str
-    """What to do with a trained model of other classes, see `TEACHER_ADVICE`."""
+    advice: str | None
+    """What to do with a trained model of other classes, see `TEACHER_ADVICE`; None of a student."""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether weights are required, as for a teacher."""
+        return self.advice is not None
 
     @property
     def head_classes(self) -> int | None:
@@ -122,10 +123,8 @@ class _Asked:
         return self.classes
 
 
-def _taken_apart(
-    text: str, classes: int | None, *, is_trained: bool, classes_advice: str
-) -> _Asked:
-    """Return what a spec says.
+def _taken_apart(text: str, classes: int | None, advice: str | None) -> _Asked:
+    """Return what a spec says; of a trained model with the advice for other classes.
 
     Raises:
         UsageError: an option that would not do what it seems to.
@@ -141,7 +140,7 @@ def _taken_apart(
     require_options(spec)
     preprocessing = take_preprocessing(options)
     files = take_weights(spec, options)
-    if is_trained:
+    if advice is not None:
         require_trained(spec, options, files)
     family = FAMILIES.get(spec.name)
     if any(files) and family is not None and family.is_pretrained:
@@ -152,8 +151,7 @@ def _taken_apart(
         files=files,
         preprocessing=preprocessing,
         classes=classes,
-        is_trained=is_trained,
-        classes_advice=classes_advice,
+        advice=advice,
     )
 
 
@@ -204,8 +202,7 @@ def _load_whole(module: Module, path: Path, asked: _Asked, build: _Build) -> Non
         key=asked.files.key,
         spec=asked.spec,
         classes=asked.classes,
-        is_teacher=asked.is_trained,
-        classes_advice=asked.classes_advice,
+        advice=asked.advice,
         drawn_names=drawn_names,
     )
 

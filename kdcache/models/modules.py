@@ -1,11 +1,13 @@
-"""Any module: what messages call it, where it is, the modes of its parts, the hash of its state."""
+"""Any module: what messages call it, where it is, what of its output is logits, the modes of its
+parts, the hash of its state."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def class_name(module: nn.Module) -> str:
@@ -21,6 +23,14 @@ def device_of(module: nn.Module | None) -> str:
     if parameter is None:
         return "cpu"
     return str(parameter.device)
+
+
+def logits_in(output: Any) -> Any:
+    """Return what a module's output calls its logits, as outputs of transformers do; all of an
+    output that names none."""
+    if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
+        return output["logits"]
+    return output
 
 
 @contextmanager

@@ -29,6 +29,25 @@ class Preprocessing:
     std: tuple[float, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class GivenPreprocessing:
+    """What a program says of a module's preprocessing; None where it says nothing."""
+
+    size: Size | None = None
+    """Height and width of the views, or one number for both."""
+    mean: float | Sequence[float] | None = None
+    """Of pixels scaled to 0 to 1, one number or one a channel."""
+    std: float | Sequence[float] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it says nothing at all."""
+        return self.size is None and self.mean is None and self.std is None
+
+
+NOTHING_GIVEN = GivenPreprocessing()
+
+
 def chosen_preprocessing(
     wishes: Mapping[str, Any], recipe: "kdcache.views.Recipe", text: str
 ) -> Preprocessing:

@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdcache.config.spec import Spec, choose
+from kdcache.config.names import choose
+from kdcache.config.spec import Spec
 from kdcache.errors import ModelError, UsageError
 from kdcache.models.building import Built, constructing
 from kdcache.models.library_options import require_no_other

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdcache.config.spec import Spec, choose
+from kdcache.config.names import choose
+from kdcache.config.spec import Spec
 from kdcache.errors import ModelError, UsageError
 from kdcache.models.building import Built, constructing
 from kdcache.models.coco_classes import keep_named_classes, named_classes

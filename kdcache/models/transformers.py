@@ -6,7 +6,7 @@
 
 Weights are those beside the configuration, unless the spec says weights=FILE or pretrained=false.
 They are read as safetensors, or with weights_only; no code of a repository is run. A module has the
-names of transformers in its state, and gives logits alone.
+names of transformers in its state.
 """
 
 import importlib.util
@@ -109,8 +109,8 @@ def _local_folder(spec: Spec) -> Path | None:
 def _built(
     spec: Spec, classes: int | None, channels: int, kind: Kind
 ) -> tuple[nn.Module, Any, ProcessedViews | None]:
-    """Return a model that gives logits, its configuration, and what its images are like; None if
-    no image processor lies beside it."""
+    """Return a model as transformers has it, its configuration, and what its images are like; None
+    if no image processor lies beside it."""
     check(spec)
     local_folder = _local_folder(spec)
     with _quiet():
@@ -131,7 +131,6 @@ def _built(
         views = processed_views(folder, channels)
     if views is not None and views.is_bgr:
         module.register_forward_pre_hook(_reverse_channels)
-    module.register_forward_hook(_take_logits)
     module.other_names = names_in_files(module)
     return module.train(), config, views
 
@@ -140,10 +139,6 @@ def _normalisation(views: ProcessedViews | None) -> dict[str, Any]:
     if views is None:
         return {"mean": None, "std": None}
     return {"mean": views.mean, "std": views.std}
-
-
-def _take_logits(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
-    return getattr(output, "logits", output)
 
 
 def _reverse_channels(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

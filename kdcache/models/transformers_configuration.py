@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdcache.config.spec import Spec, choose
+from kdcache.config.names import choose
+from kdcache.config.spec import Spec
 from kdcache.errors import ModelError, UsageError, brief, quoted
 from kdcache.models.hub_files import CONFIG
 from kdcache.runtime.user_code import exception_text

@@ -15,7 +15,6 @@ from kdcache.models.vision_model import (
     kind_text,
     num_classes,
 )
-from kdcache.models.weight_misfit import TEACHER_ADVICE
 from kdcache.positions import Layout
 from kdcache.runtime.user_code import user_code
 from kdcache.shapes import sides, size_text
@@ -34,8 +33,7 @@ def tried(
     classes: int | None,
     channels: int,
     *,
-    is_teacher: bool,
-    classes_advice: str = TEACHER_ADVICE,
+    advice: str | None,
 ) -> Trial:
     """Run one empty view, and return what its logits are.
 
@@ -43,8 +41,7 @@ def tried(
         model: that is tried.
         classes: that it is to have, if that is known.
         channels: of a view.
-        is_teacher: whether it may have other classes than the data.
-        classes_advice: what to do with a teacher of other classes, see `TEACHER_ADVICE`.
+        advice: what to do with a teacher of other classes, see `TEACHER_ADVICE`; None of a student.
 
     Raises:
         ModelError: it fails, or gives something else than logits of so many classes.
@@ -52,8 +49,8 @@ def tried(
     output = _output_of_empty_view(model, channels)
     given = num_classes(output)
     if classes is not None and given != classes:
-        if is_teacher:
-            way_out = classes_advice.format(given=given)
+        if advice is not None:
+            way_out = advice.format(given=given)
         else:
             way_out = "give it as many in its spec"
         misfit = f"gives {given} classes, and {classes} are asked for"

@@ -1,14 +1,16 @@
 """A model that takes views as they are rendered: what it gives, and what it wants of a view."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from kdcache.config.spec import parse_spec
-from kdcache.errors import ModelError
-from kdcache.models.preprocessing import PREPROCESSING, Preprocessing
+from kdcache.errors import ModelError, UsageError
+from kdcache.models.modules import logits_in
+from kdcache.models.preprocessing import PREPROCESSING, GivenPreprocessing, Preprocessing
 from kdcache.models.segmentation import stacked_maps
 from kdcache.models.timm import timm_preprocessing
 from kdcache.models.weight_record import ORIGINS, without_options
@@ -91,7 +93,7 @@ class VisionModel(nn.Module):
             ModelError: the module gives something else.
         """
         output = self.module(self._normalised(views))
-        return self._logits(output, len(views))
+        return self._logits(logits_in(output), len(views))
 
     @property
     def sites(self) -> tuple[int, ...]:
@@ -156,6 +158,27 @@ def preprocessing_of(model: nn.Module) -> Preprocessing | None:
     if isinstance(model, VisionModel):
         return Preprocessing(model.preprocessing.size, (), ())
     return timm_preprocessing(model)
+
+
+def completed(given: GivenPreprocessing, model: nn.Module | None) -> GivenPreprocessing:
+    """Return what a program says of a model's preprocessing, and where it says nothing the model's
+    own.
+
+    Raises:
+        UsageError: one of mean and std without the other.
+    """
+    if (given.mean is None) != (given.std is None):
+        raise UsageError("mean and std belong together; give both, or neither")
+    own = None
+    if model is not None:
+        own = preprocessing_of(model)
+    if own is None:
+        return given
+    if given.size is None:
+        given = replace(given, size=own.size)
+    if given.mean is None and own.std:
+        given = replace(given, mean=own.mean, std=own.std)
+    return given
 
 
 def head_weight(model: VisionModel, classes: int) -> Tensor | None:

@@ -45,15 +45,20 @@ def other_content(content: Content, parts: Sequence[Part]) -> str:
     )
 
 
-def misfit(part: Part, classes: int, *, is_teacher: bool, advice: str = TEACHER_ADVICE) -> str:
-    """Return what does not fit, first what explains most; of a teacher of other classes with the
-    advice for it, see `TEACHER_ADVICE`."""
+def misfit(part: Part, classes: int, advice: str | None) -> str:
+    """Return what does not fit, first what explains most.
+
+    Args:
+        part: of a file of weights.
+        classes: that the model is to have.
+        advice: what to do with a teacher of other classes, see `TEACHER_ADVICE`; None of a student.
+    """
     subject = ""
     if part.name:
         subject = f"(part {brief(part.name)}) "
     file_classes = _other_classes(part, classes)
     if file_classes:
-        if is_teacher:
+        if advice is not None:
             way_out = advice.format(given=file_classes)
         else:
             way_out = (

@@ -16,7 +16,7 @@ from kdcache.config.spec import Spec
 from kdcache.errors import ModelError, UsageError, brief
 from kdcache.models.weight_content import read_weight_file
 from kdcache.models.weight_formats import some_names
-from kdcache.models.weight_misfit import TEACHER_ADVICE, misfit, other_content
+from kdcache.models.weight_misfit import misfit, other_content
 from kdcache.models.weight_parts import Part, parts_of
 from kdcache.models.weight_record import require_recorded
 from kdcache.runtime.console import say
@@ -44,8 +44,7 @@ def load_weights(
     key: str | None,
     spec: Spec,
     classes: int,
-    is_teacher: bool = False,
-    classes_advice: str = TEACHER_ADVICE,
+    advice: str | None = None,
     drawn_names: Collection[str] = (),
     is_backbone: bool = False,
 ) -> None:
@@ -58,8 +57,7 @@ def load_weights(
         key: the part of the file that is taken, where it is not the one that fits best.
         spec: of the model.
         classes: that the model has.
-        is_teacher: whether the model may have other classes than the data.
-        classes_advice: what to do with a teacher of other classes, see `TEACHER_ADVICE`.
+        advice: what to do with a teacher of other classes, see `TEACHER_ADVICE`; None of a student.
         drawn_names: of the model's tensors that stay as they are, drawn anew.
         is_backbone: whether the model is the backbone of another, and the file's classifier is left
             out.
@@ -83,7 +81,7 @@ def load_weights(
     part = parts[0]
     _require_plain(path, part)
     if not part.fits:
-        reason = misfit(part, classes, is_teacher=is_teacher, advice=classes_advice)
+        reason = misfit(part, classes, advice)
         raise ModelError(f"weights file {path} {reason}")
     _require_numbers(path, part)
     if part.name != key:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdcache.config.spec import choose
+from kdcache.config.names import choose
 from kdcache.errors import UsageError, quoted
 from kdcache.positions.heads import Heads
 from kdcache.positions.one import One

@@ -48,25 +48,30 @@ def dot_chart(dots: Sequence[Dots], classes: Sequence[str], title: str, *, width
     root = canvas(width, height, f"{title} by class: {names}")
     low, high = _bounds(dots)
     across = Scale(low, high, left, width - 14)
-    bottom = height - _BOTTOM
-    most_ticks = 4
-    if width > _NARROW:
-        most_ticks = 6
-    for value in ticks(low, high, most_ticks):
+    _draw_axis(root, across, title, num_ticks=6 if width > _NARROW else 4, bottom=height - _BOTTOM)
+    for row, name in enumerate(classes):
+        y = _TOP + row_height * (row + 0.5)
+        _draw_name(root, name, label_chars, across, y)
+        _draw_marks(root, dots, name, across, y)
+    return markup(root)
+
+
+def _draw_axis(root: Element, across: Scale, title: str, *, num_ticks: int, bottom: float) -> None:
+    """Draw the values below the classes, each with a line through all of them."""
+    for value in ticks(across.low, across.high, num_ticks):
         x = across(value)
         add(root, "line", x1=x, x2=x, y1=_TOP, y2=bottom, class_="grid")
         add(root, "text", f"{value:g}", x=x, y=bottom + 16, class_="tick middle")
     middle = (across.start + across.stop) / 2
     add(root, "text", title, x=middle, y=bottom + 32, class_="title middle")
-    for row, name in enumerate(classes):
-        y = _TOP + row_height * (row + 0.5)
-        label = add(
-            root, "text", one_line(name, label_chars), x=left - 8, y=y + 4, class_="tick end"
-        )
-        label.set("data-full", one_line(name, 200))
-        add(root, "line", x1=across.start, x2=across.stop, y1=y, y2=y, class_="grid faint")
-        _draw_row(root, dots, name, across, y)
-    return markup(root)
+
+
+def _draw_name(root: Element, name: str, most_chars: int, across: Scale, y: float) -> None:
+    """Draw the name of a class, which is whole where it is pointed at, and the line of its row."""
+    text = one_line(name, most_chars)
+    label = add(root, "text", text, x=across.start - 8, y=y + 4, class_="tick end")
+    label.set("data-full", one_line(name, 200))
+    add(root, "line", x1=across.start, x2=across.stop, y1=y, y2=y, class_="grid faint")
 
 
 def _bounds(dots: Sequence[Dots]) -> tuple[float, float]:
@@ -78,7 +83,7 @@ def _bounds(dots: Sequence[Dots]) -> tuple[float, float]:
     return max(min(low - 2, 95.0), 0.0), 100.0
 
 
-def _draw_row(root: Element, dots: Sequence[Dots], name: str, across: Scale, y: float) -> None:
+def _draw_marks(root: Element, dots: Sequence[Dots], name: str, across: Scale, y: float) -> None:
     """Draw the marks of a class, each with a line as long as its standard error on both sides."""
     for place, line in enumerate(dots):
         value = line.values.get(name)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdcache.config.files import flat_settings
-from kdcache.config.spec import choose
+from kdcache.config.differences import flat_settings
+from kdcache.config.names import choose
 from kdcache.errors import UsageError
 from kdcache.losses import open_loss
 from kdcache.report.estimates import Estimate, estimate

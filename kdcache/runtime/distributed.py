@@ -38,7 +38,6 @@ __all__ = [
     "StopLook",
     "all_rows",
     "all_sum",
-    "barrier",
     "broadcast_buffers",
     "broadcast_object",
     "everywhere",
@@ -114,12 +113,6 @@ def gather(value: T, what: str) -> list[T]:
     values: list[Any] = [None] * world_size()
     torch.distributed.all_gather_object(values, value, group=control_group())
     return values
-
-
-def barrier(what: str = "the other processes") -> None:
-    """Block until every process has come here."""
-    if world_size() > 1:
-        meet(None, what, stops=False)
 
 
 def raise_together(error: KdcacheError | None, what: str) -> None:

@@ -10,7 +10,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdcache.config.spec import Spec, build
+from kdcache.config.fields import build
+from kdcache.config.spec import Spec
 from kdcache.errors import SourceError
 from kdcache.sources.boxes import BoxSource, ObjectRows, SizedImages, SizesUse, require_files
 from kdcache.sources.coco_file import CocoFile, read_coco

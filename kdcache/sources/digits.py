@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kdcache.config.spec import Spec, choose
+from kdcache.config.names import choose
+from kdcache.config.spec import Spec
 from kdcache.config.user_functions import check_options
 from kdcache.errors import SourceError, UsageError
 from kdcache.sources.dataset import DatasetSource

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kdcache.config.spec import Spec, Value, choose
+from kdcache.config.names import choose
+from kdcache.config.spec import Spec, Value
 from kdcache.errors import KdcacheError, SourceError, UsageError
 from kdcache.runtime.downloads import asking_hub, network_reason
 from kdcache.runtime.images import UndecodableError, decode_image, file_bytes

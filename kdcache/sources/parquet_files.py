@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdcache.config.spec import choose
+from kdcache.config.names import choose
 from kdcache.errors import SourceError
 from kdcache.runtime.user_code import exception_text
 

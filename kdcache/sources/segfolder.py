@@ -12,7 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from kdcache.config.spec import Spec, build
+from kdcache.config.fields import build
+from kdcache.config.spec import Spec
 from kdcache.errors import SourceError, UsageError
 from kdcache.runtime.console import say
 from kdcache.runtime.images import decode_image, file_bytes, read_image

@@ -9,7 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from kdcache.config.spec import Spec, Value, choose
+from kdcache.config.names import choose
+from kdcache.config.spec import Spec, Value
 from kdcache.config.user_functions import check_options
 from kdcache.errors import SourceError, UsageError, quoted
 from kdcache.runtime.images import decode_image, file_bytes, read_image

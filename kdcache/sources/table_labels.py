@@ -10,7 +10,7 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
-from kdcache.config.spec import choose
+from kdcache.config.names import choose
 from kdcache.errors import SourceError, UsageError, quoted
 from kdcache.shapes import MOST_CLASSES
 from kdcache.sources.table_spec import TableSpec

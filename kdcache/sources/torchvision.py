@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from kdcache.config.library_sources import LibrarySources
-from kdcache.config.spec import Spec, choose
+from kdcache.config.names import choose
+from kdcache.config.spec import Spec
 from kdcache.config.user_functions import check_options
 from kdcache.deferred import datasets
 from kdcache.errors import SourceError, UsageError

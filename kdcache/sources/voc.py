@@ -18,7 +18,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from kdcache.config.spec import Spec, build, choose
+from kdcache.config.fields import build
+from kdcache.config.names import choose
+from kdcache.config.spec import Spec
 from kdcache.errors import SourceError, quoted
 from kdcache.runtime.text_files import read_lines
 from kdcache.sources.annotation_files import checked_path, in_threads, read_annotation

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kdcache.config.spec import Spec, build, choose
+from kdcache.config.fields import build
+from kdcache.config.names import choose
+from kdcache.config.spec import Spec
 from kdcache.deferred import torch
 from kdcache.errors import SourceError, UsageError, quoted
 from kdcache.sources.annotation_files import in_threads, read_annotation

@@ -1,6 +1,6 @@
 """The kinds of targets by task."""
 
-from kdcache.config.spec import choose
+from kdcache.config.names import choose
 from kdcache.targets.boxes import ClassBoxes
 from kdcache.targets.label import ClassLabel
 from kdcache.targets.mask import ClassMask

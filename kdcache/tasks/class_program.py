@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from kdcache.models.modules import logits_in
 from kdcache.models.vision_model import VisionModel
 from kdcache.shapes import Logits, Probabilities, Views
 from kdcache.tasks.programs import Program
@@ -23,7 +24,7 @@ class ExportedClassifier(nn.Module):
 
     def forward(self, images: Views) -> Logits | Probabilities:
         """Return probabilities, or logits, `[images, classes]`, of pixels from 0 to 255."""
-        logits: Tensor = self.module((images - self.mean) / self.std)
+        logits: Tensor = logits_in(self.module((images - self.mean) / self.std))
         if self.gives_logits:
             return logits
         return torch.softmax(logits, dim=1)

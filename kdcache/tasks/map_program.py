@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdcache.models.modules import logits_in
 from kdcache.models.segmentation import main_map
 from kdcache.models.vision_model import VisionModel
 from kdcache.shapes import Views
@@ -29,7 +30,7 @@ class ExportedMaps(nn.Module):
     def forward(self, images: Views) -> Tensor:
         """Return the main head's probabilities, or logits, `[images, classes, height, width]`, of
         pixels from 0 to 255."""
-        maps = main_map(self.module((images - self.mean) / self.std))
+        maps = main_map(logits_in(self.module((images - self.mean) / self.std)))
         logits = functional.interpolate(
             maps, images.shape[2:], mode="bilinear", align_corners=self.align_corners
         )

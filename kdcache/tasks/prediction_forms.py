@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kdcache.config.spec import choose
+from kdcache.config.names import choose
 from kdcache.errors import UsageError
 from kdcache.runtime.tables import CSV, PARQUET
 from kdcache.targets import ClassBoxes, ClassLabel, ClassMask

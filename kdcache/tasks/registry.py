@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from kdcache.config.spec import choose
+from kdcache.config.names import choose
 from kdcache.errors import UsageError
 from kdcache.tasks.classification import Classification
 from kdcache.tasks.detection import Detection

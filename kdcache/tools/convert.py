@@ -15,7 +15,6 @@ from kdcache.cache import (
     Cache,
     Commit,
     Manifest,
-    create_cache,
     open_cache,
     record_layout,
     tar_layout,
@@ -25,11 +24,10 @@ from kdcache.cache.coverage import ask_for, note_left_out
 from kdcache.cache.documents.commit import mean_statistics, seed_if_grouped
 from kdcache.cache.documents.parts import Absence, ConvertedFrom, Probe
 from kdcache.cache.formats.protocol import Unit
-from kdcache.cache.opening import require_apart
+from kdcache.cache.opening import create_from, require_apart
 from kdcache.cache.source import source_of
 from kdcache.cache.source_list import names_of, require_unique_keys
 from kdcache.cache.stored_samples import stored_samples
-from kdcache.cache.stored_views import read_views
 from kdcache.config.arguments import checked_arguments
 from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.runtime.console import progress
@@ -83,15 +81,7 @@ def convert_cache(
         source = source_of(old, data)
         require_unique_keys(source, names_of(source))
     manifest = _manifest(old, seeds, source, images)
-    listing = old.source_arrays()
-    target = create_cache(
-        new,
-        manifest,
-        old.fit(),
-        samples=old.samples,
-        source=listing,
-        views=read_views(old.storage, old.manifest),
-    )
+    target = create_from(old, new, manifest, old.fit(), samples=old.samples)
     origin = target.manifest.made_by.converted_from
     if origin is None or origin.manifest != old.manifest.digest:
         raise MismatchError(f"cache {new} was not converted from {old}; choose a new folder")

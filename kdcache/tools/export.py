@@ -21,7 +21,7 @@ from kdcache.cache.source_list import ListedNames, read_list
 from kdcache.cache.stored_views import read_views
 from kdcache.cache.subset import samples_arrays
 from kdcache.config.arguments import checked_arguments
-from kdcache.config.files import parse_seeds
+from kdcache.config.seeds import parse_seeds
 from kdcache.errors import (
     MissingUnitError,
     UsageError,

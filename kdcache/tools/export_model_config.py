@@ -4,7 +4,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdcache.config.spec import choose
+from kdcache.config.names import choose
 from kdcache.errors import KdcacheError
 from kdcache.runtime.files import require_writable
 from kdcache.tasks.export_forms import ENDINGS, ONNX, require_exportable

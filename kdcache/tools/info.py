@@ -19,7 +19,7 @@ from kdcache.cache.opening import open_storage
 from kdcache.cache.prefetch import fetched
 from kdcache.cache.storage.protocol import Storage, is_address, is_temporary
 from kdcache.codecs import codec_spec
-from kdcache.config.files import parse_seeds
+from kdcache.config.seeds import parse_seeds
 from kdcache.dump.worker_status import Seen, Worker, rate_of, workers_of
 from kdcache.errors import CacheError, DamagedUnitError, MissingUnitError
 from kdcache.runtime.console import LINE_SECONDS, say

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from kdcache.config.spec import choose
+from kdcache.config.names import choose
 from kdcache.errors import UsageError
 from kdcache.runtime.batch_size import BatchSize, require_batch_size
 from kdcache.runtime.device import ComputeConfig

@@ -17,7 +17,6 @@ from kdcache.cache import (
     Cache,
     Commit,
     Manifest,
-    create_cache,
     library_versions,
     open_cache,
     record_layout,
@@ -28,8 +27,7 @@ from kdcache.cache.documents.commit import mean_statistics
 from kdcache.cache.documents.manifest import MANIFEST
 from kdcache.cache.documents.parts import Absence, MadeBy, Probe, RecodedFrom
 from kdcache.cache.formats.protocol import Unit
-from kdcache.cache.opening import open_storage, probe_new
-from kdcache.cache.stored_views import read_views
+from kdcache.cache.opening import create_from, open_storage, probe_new
 from kdcache.codec_error.cache_sample import sample_of_cache
 from kdcache.codec_error.calibration import fit_codec, sample_views
 from kdcache.codecs import (
@@ -134,15 +132,7 @@ def _create(source: Cache, new: str | Path, new_codec: RowCodec) -> Cache:
         codec, errors = _fitted(source, new_codec)
     codec = with_layout(row_codec(codec), source.manifest.layout)
     manifest = _manifest(source, codec).with_errors(errors)
-    listing = source.source_arrays()
-    target = create_cache(
-        new,
-        manifest,
-        codec.fit_arrays(),
-        samples=source.samples,
-        source=listing,
-        views=read_views(source.storage, source.manifest),
-    )
+    target = create_from(source, new, manifest, codec.fit_arrays(), samples=source.samples)
     origin = target.manifest.made_by.recoded_from
     if origin is None or origin.manifest != source.manifest.digest:
         raise MismatchError(f"cache {new} was not recoded from {source}; choose a new folder")

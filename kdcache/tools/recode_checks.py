@@ -8,7 +8,7 @@ from kdcache.cache.coverage import note_left_out
 from kdcache.cache.opening import require_apart
 from kdcache.codecs import Codec, RowCodec, codec_spec, open_codec, require_fitting
 from kdcache.codecs.conversion import needs_scale, scale_of, why_not
-from kdcache.config.files import parse_seeds
+from kdcache.config.seeds import parse_seeds
 from kdcache.errors import CacheError, UsageError
 
 

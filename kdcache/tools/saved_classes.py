@@ -3,7 +3,8 @@ without torch."""
 
 from collections.abc import Sequence
 
-from kdcache.config.spec import choose, parse_spec
+from kdcache.config.names import choose
+from kdcache.config.spec import parse_spec
 from kdcache.errors import UsageError
 from kdcache.models.imagenet_names import imagenet_names, imagenets_note
 from kdcache.models.specs import check_model, has_named_weights

@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from kdcache.cache import Cache, Manifest, create_cache
+from kdcache.cache import Cache, Manifest
 from kdcache.cache.committing import commit_unit, require_manifest, start_seed
 from kdcache.cache.coverage import coverage_of
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.formats.protocol import Unit
+from kdcache.cache.opening import create_from
 from kdcache.cache.prefetch import fetched
 from kdcache.cache.storage.rereading import agreed_bytes
-from kdcache.cache.stored_views import read_views
 from kdcache.errors import (
     CacheError,
     LargeObjectError,
@@ -29,15 +29,7 @@ from kdcache.shapes import Rows
 def created_from(new: str | Path, source: Cache, manifest: Manifest, samples: Rows | None) -> Cache:
     """Return the cache at `new` with this manifest, made with what readers need of `source` if it
     is not there yet."""
-    listing = source.source_arrays()
-    target = create_cache(
-        new,
-        manifest,
-        source.fit(),
-        samples=samples,
-        source=listing,
-        views=read_views(source.storage, source.manifest),
-    )
+    target = create_from(source, new, manifest, source.fit(), samples=samples)
     target.require(manifest)
     return target
 

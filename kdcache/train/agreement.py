@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdcache.config.files import flat_settings
+from kdcache.config.differences import flat_settings
 from kdcache.errors import MismatchError
 from kdcache.runtime.distributed import gather, host_name, is_main, world_size
 

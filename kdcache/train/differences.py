@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from kdcache.config.files import config_differences, differing_values, parse_seeds
+from kdcache.config.differences import config_differences, differing_values
+from kdcache.config.seeds import parse_seeds
 from kdcache.config.spec import Spec, normal_spec
 from kdcache.losses import open_loss
 from kdcache.models.registry import FAMILIES

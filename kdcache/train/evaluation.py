@@ -1,14 +1,12 @@
 """Evaluation: a model's scores on a source, divided among the processes of a run."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from kdcache.config.arguments import checked_arguments
-from kdcache.config.spec import build
 from kdcache.errors import (
     KdcacheError,
     ModelError,
@@ -18,18 +16,15 @@ from kdcache.errors import (
 )
 from kdcache.models.batch_trial import fastest_run
 from kdcache.models.inference import model_code
-from kdcache.models.modules import device_of, kept_modes
 from kdcache.models.vision_model import num_classes
-from kdcache.models.wrapping import wrapped
 from kdcache.runtime.batch_size import (
     AUTO,
     BatchSize,
-    require_batch_size,
     usual_batch_size,
     views_at_once,
 )
 from kdcache.runtime.console import progress
-from kdcache.runtime.device import Compute, ComputeConfig
+from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import (
     StopLook,
     gather,
@@ -51,7 +46,6 @@ from kdcache.views import (
     Recipe,
     ViewDataset,
     ViewLoader,
-    as_recipe,
     load_recipe,
     shipped_recipes,
 )
@@ -287,77 +281,6 @@ class Evaluation:
                 f" {self.source.classes}; give data of the model's classes"
             )
         return output
-
-
-@checked_arguments
-def evaluate(
-    model: nn.Module,
-    data: Any,
-    *,
-    recipe: Any = "eval",
-    size: Size | None = None,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
-    batch_size: int | None = None,
-    num_workers: int | None = None,
-    device: str | None = None,
-    precision: Literal["float32", "bfloat16", "float16"] = "float32",
-    window: tuple[int, int] | None = None,
-    align_corners: bool = False,
-) -> dict[str, float]:
-    """Return the scores of a model: `top1`, `top5` and `eval_loss`; of segmentation `miou`, of
-    detection `ap`, and others.
-
-    Of several processes (torch.distributed) each takes its share, and all get the same scores.
-
-    Args:
-        model: any module that takes normalised images, or one of kdcache's own. All
-            its parts come back in the modes that they were in.
-        data: the data set, or its spec.
-        recipe: of the views: a shipped one such as `eval`, a TOML file, a recipe that is loaded, or
-            transforms of torchvision's or timm's, see `kdcache.recipe_of`.
-        size: input size; by default the model's, as timm's say it, or the recipe's.
-        mean: of pixels scaled to 0 to 1, one number or one a channel; by default the model's.
-        std: as `mean`.
-        batch_size: views of a batch, over all processes; by default 256, on a CPU fewer large ones.
-        num_workers: processes that render views; by default one for each core, up to 8.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`, to which the model goes; by default where it is.
-        precision: the autocast type of the model.
-        window: height and width of windows that slide over the views of segmentation.
-        align_corners: whether maps of segmentation are upsampled between the centres of the pixels
-            in the corners, and not between their edges.
-
-    Raises:
-        UsageError: an argument that cannot be meant.
-        KdcacheError: data that cannot be opened, samples that cannot be read, a model that does not
-            take them.
-    """
-    require_batch_size(batch_size)
-    if window is not None and min(window) < 1:
-        raise UsageError(f"window is {window}; give its height and width, at least a pixel each")
-    options: dict[str, Any] = {}
-    if num_workers is not None:
-        options["workers"] = num_workers
-    options |= {"device": device or device_of(model), "precision": precision}
-    compute = Compute(build(ComputeConfig, options, "evaluate:"))
-    source = source_from(data)
-    views = as_recipe(recipe)
-    student = wrapped(model, views, size=size, mean=mean, std=std, task=task_of(source))
-    evaluation = Evaluation(
-        source,
-        None,
-        views,
-        sizes=[student.preprocessing.size],
-        batch_size=batch_size,
-        window=window,
-        align_corners=align_corners,
-        compute=compute,
-    )
-    try:
-        with kept_modes(model):
-            return evaluation.scores([compute.place(student)])[0]
-    finally:
-        evaluation.close()
 
 
 def evaluation_recipe(name: str | None, training: Recipe, *, is_from_cache: bool) -> Recipe:

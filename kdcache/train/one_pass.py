@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from kdcache.config.files import flat_settings
+from kdcache.config.differences import flat_settings
 from kdcache.errors import UsageError
 from kdcache.loader.config import LoaderConfig
 from kdcache.runtime.contrast import contrasted, joined

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from kdcache.config.library_sources import LibrarySources
-from kdcache.config.spec import choose
+from kdcache.config.names import choose
 from kdcache.deferred import Module, torch
 from kdcache.errors import UsageError
 from kdcache.runtime.user_code import exception_text

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdcache.config.files import flat_settings
+from kdcache.config.differences import flat_settings
 from kdcache.runtime.wording import without_common_folder
 from kdcache.train.config import TrainConfig
 from kdcache.train.variants import folder_name

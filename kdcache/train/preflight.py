@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kdcache.config.files import parse_seeds
+from kdcache.config.seeds import parse_seeds
 from kdcache.errors import UsageError
 from kdcache.models.specs import check_model
 from kdcache.runtime.console import say

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdcache.cache import Cache
-from kdcache.config.files import parse_seeds
+from kdcache.config.seeds import parse_seeds
 from kdcache.config.spec import parse_spec
 from kdcache.config.user_functions import require_module
 from kdcache.errors import KdcacheError

@@ -4,7 +4,7 @@ from typing import Any
 
 from kdcache.cache import Cache
 from kdcache.codecs import open_codec
-from kdcache.config.spec import build
+from kdcache.config.fields import build
 from kdcache.errors import MismatchError, brief
 from kdcache.runtime.device import ComputeConfig
 

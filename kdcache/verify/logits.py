@@ -15,7 +15,7 @@ from kdcache.cache.source import local_images
 from kdcache.codecs import Codec, boxes_of, encoded
 from kdcache.errors import CacheError, MismatchError, brief
 from kdcache.models.batch_trial import settled_batch_size
-from kdcache.models.inference import ReadOut, run_models
+from kdcache.models.inference import ModelsOnViews, ReadOut
 from kdcache.models.modules import state_sha256
 from kdcache.models.vision_model import TeacherLogits, VisionModel
 from kdcache.positions import Boxes
@@ -26,7 +26,8 @@ from kdcache.shapes import PerRow, Records, Rows, ViewLogits, as_size
 from kdcache.sources import Source
 from kdcache.verify.known_teacher import require_known_teacher
 from kdcache.verify.views import version_changes
-from kdcache.views import Batch, ViewDataset, ViewLoader, keyed_permutation
+from kdcache.views import Batch, ViewDataset, keyed_permutation
+from kdcache.views.dataset import Request
 
 UnitRows = tuple[Commit, Rows]
 """The commit of a unit, and some of its rows."""
@@ -116,7 +117,8 @@ def compare_logits(
         boxes = boxes_of(cache.codec, records)
         all_rows = np.concatenate([rows for _, rows in parts])
         size = settled_batch_size([model], dataset, all_rows, compute, batch_size)
-        logits = _run(model, dataset, requests, size, compute, boxes=boxes)
+        batches = [requests[start : start + size] for start in range(0, len(requests), size)]
+        logits = _run(ModelsOnViews([model], dataset, compute), batches, boxes=boxes)
     comparison = _comparison(cache.codec, records, TeacherLogits(logits, boxes))
     comparison["precision"] = compute.config.precision
     return comparison
@@ -216,27 +218,16 @@ def _read(cache: Cache, parts: Sequence[UnitRows]) -> Records:
 
 
 def _run(
-    model: VisionModel,
-    dataset: ViewDataset,
-    views: Sequence[tuple[int, int]],
-    batch_size: int,
-    compute: Compute,
-    *,
-    boxes: Boxes | None,
+    on_views: ModelsOnViews, requests: Sequence[Request], *, boxes: Boxes | None
 ) -> ViewLogits:
-    """Return the model's logits of these views, each a row and a seed; of proposals those at given
-    boxes: another device may choose others."""
-    starts = range(0, len(views), batch_size)
-    requests = [views[start : start + batch_size] for start in starts]
-    loader = ViewLoader(
-        dataset, requests, workers=compute.config.workers, pin_memory=compute.pin_memory
-    )
+    """Return the model's logits of the views asked for; of proposals those at given boxes: another
+    device may choose others."""
     parts = []
     read_out = None
     if boxes is not None:
         read_out = _reader_at(boxes)
-    with progress("teacher", len(views), "views") as bar:
-        for _, (logits,) in run_models([model], loader, compute, read_out):
+    with progress("teacher", sum(map(len, requests)), "views") as bar:
+        for _, (logits,) in on_views.run(requests, read_out):
             parts.append(logits.values.float())
             bar.advance(len(logits.values))
     return torch.cat(parts)

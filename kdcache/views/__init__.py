@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from kdcache.views.many_seeds import ManySeedLoader, RowsUnderSeeds
     from kdcache.views.mixing import Mixing, in_pairs, partners
     from kdcache.views.permutation import keyed_permutation, row_order
+    from kdcache.views.pixels import crc32
     from kdcache.views.recipe import Recipe
     from kdcache.views.recipe_files import (
         as_recipe,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
         recipe_table,
         shipped_recipes,
     )
-    from kdcache.views.view import Trace, crc32
+    from kdcache.views.view import Trace
 
 __getattr__ = door(
     "kdcache.views",
@@ -37,7 +38,7 @@ __getattr__ = door(
         "as_recipe": "recipe_files",
         "check_recipe": "recipe_files",
         "own_function": "recipe_files",
-        "crc32": "view",
+        "crc32": "pixels",
         "in_pairs": "mixing",
         "keyed_permutation": "permutation",
         "load_recipe": "recipe_files",

@@ -317,6 +317,7 @@ _GROWING: Mapping[str, Callable[[Any, int, int], Size]] = {
     "kdcache.Letterbox": _crop_size,
     "kdcache.RandomScale": _scaled,
     "kdcache.StoredCrop": _crop_size,
+    "kdcache.StoredDraw": _crop_size,
 }
 """Of each transform that can make an image larger: bounds of its height and width, on the way
 too."""

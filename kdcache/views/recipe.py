@@ -31,52 +31,34 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import tomli_w
 import torch
 from PIL import Image
 
-from kdcache.config.spec import build
-from kdcache.errors import RecipeError, UsageError, brief, quoted
+from kdcache.config.fields import build
+from kdcache.errors import RecipeError, UsageError, brief
 from kdcache.runtime.files import write_file
 from kdcache.runtime.generators import Generators
 from kdcache.runtime.images import to_mode
 from kdcache.shapes import Size, View, sides, size_text
 from kdcache.views.bounds import check_transforms
 from kdcache.views.mixing import Mixing
+from kdcache.views.pixels import Pixels, as_view
 from kdcache.views.sizes import checked_size, pixels_text, size_entry
 from kdcache.views.stored_transform import StoredTransform
 from kdcache.views.stored_views import StoredViews, ViewKey
-from kdcache.views.transforms import (
-    REFUSALS,
-    ViewForm,
-    build_transform,
+from kdcache.views.transform_facts import (
+    MOVING_ALONE,
+    drawn_by_input_size,
     generators_of,
-    names_input,
+    single_transforms,
 )
+from kdcache.views.transforms import REFUSALS, ViewForm, build_transform
 
-Pixels = Image.Image | torch.Tensor
 Step = tuple[str, Pixels, Any]
 """The name of a step, and after it the image, and what follows it, see `TargetKind.follower`."""
 
 _SCHEMA = 1  # counts up when the same recipe text would render other pixels
-_DRAWS_BY_SIZE = (
-    "ElasticTransform",
-    "GaussianNoise",
-    "RandomCrop",
-    "RandomErasing",
-    "RandomIoUCrop",
-    "RandomPerspective",
-    "RandomResize",
-    "RandomResizedCrop",
-    "RandomShortestSize",
-    "RandomZoomOut",
-    "ScaleJitter",
-    "TrivialAugmentWide",  # shifts by pixels; the other policies by a share of the image
-)
-"""Transforms that draw from a range that depends on the size of the image that comes in."""
-_MOVING_ALONE = ("timm.AutoAugment", "kdcache.StoredOperations")
-"""Transforms that move pixels of the image alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,19 +227,14 @@ class Recipe:
         """
         if len(set(sizes)) < 2:
             return
-        is_after = False
-        for entry in _entries(self.transforms):
-            is_first = not is_after and names_input(entry)
-            is_after = is_after or is_first
-            # the crop that makes the input draws from the size of the image that comes in
-            is_crop = is_first and entry["name"] == "RandomResizedCrop"
-            if is_after and entry["name"] in _DRAWS_BY_SIZE and not is_crop:
-                first, second = map(pixels_text, sizes[:2])
-                raise RecipeError(
-                    f"recipe {brief(self.name)} draws other views at {first} than at {second}"
-                    f" pixels: {entry['name']} comes after the resize to the model's input; use a"
-                    f" model with input_size={second}, or put it first"
-                )
+        name = drawn_by_input_size(self.transforms)
+        if name is not None:
+            first, second = map(pixels_text, sizes[:2])
+            raise RecipeError(
+                f"recipe {brief(self.name)} draws other views at {first} than at {second}"
+                f" pixels: {name} comes after the resize to the model's input; use a"
+                f" model with input_size={second}, or put it first"
+            )
 
     def require_following(self, targets: str) -> None:
         """Check that targets can follow the recipe's views.
@@ -273,13 +250,13 @@ class Recipe:
                 f"recipe {brief(self.name)} mixes views, which {targets} cannot follow; leave its"
                 " table mixing out"
             )
-        for entry in _entries(self.transforms):
+        for entry in single_transforms(self.transforms):
             if entry["name"] == "SanitizeBoundingBoxes":
                 raise RecipeError(
                     f"recipe {brief(self.name)}: SanitizeBoundingBoxes is not needed; boxes of"
                     " which a view leaves less than a pixel are left out in any case"
                 )
-            if entry["name"] in _MOVING_ALONE:
+            if entry["name"] in MOVING_ALONE:
                 raise RecipeError(
                     f"recipe {brief(self.name)}: {entry['name']} moves images without their"
                     f" {targets}; use torchvision's transforms"
@@ -321,7 +298,10 @@ class Recipe:
         moved = follower
         for step in self.steps(image, follower, view):
             _, pixels, moved = step
-        return self._checked(pixels), moved
+        shape = None
+        if self.size is not None:
+            shape = sides(self.size)
+        return as_view(pixels, self.channels, shape, f"recipe {brief(self.name)}"), moved
 
     def require_together(self, view: View, size: Sequence[int]) -> None:
         """Check that a target has moved as its view did.
@@ -339,31 +319,6 @@ class Recipe:
                 f"a target of {size_text(size)}: "
                 "a transform changes the image alone; take one of torchvision's"
             )
-
-    def _checked(self, view: Any) -> View:
-        """Return what the last step gives as the view, if it is one."""
-        if isinstance(view, Image.Image):
-            view = _tensor(view)
-        if not isinstance(view, torch.Tensor):
-            raise RecipeError(
-                f"recipe {brief(self.name)} gives {quoted(type(view))}, not an image; leave out"
-                " what gives several"
-            )
-        if self.size is None:
-            height, width = view.shape[-2:]
-        else:
-            height, width = sides(self.size)
-        shape = (self.channels, height, width)
-        if view.dtype != torch.uint8 or tuple(view.shape) != shape:
-            raise RecipeError(
-                f"recipe {brief(self.name)} gives {view.dtype} {tuple(view.shape)} where uint8 "
-                f"{shape} is declared; end it with a Resize, a crop or kdcache.Letterbox"
-                ' to size = "input"'
-            )
-        pixels: View = view
-        if type(view) is not torch.Tensor:
-            pixels = view.as_subclass(torch.Tensor)
-        return pixels
 
     def steps(
         self, image: Image.Image, follower: Any = None, view: ViewKey | None = None
@@ -397,22 +352,3 @@ class Recipe:
             raise RecipeError(
                 f"recipe {brief(self.name)} fails on an image of size {image.size}: {reason}"
             ) from error
-
-
-def _tensor(image: Image.Image) -> torch.Tensor:
-    """Return the pixels of an image, `[channels, height, width]`, in half the time that
-    torchvision's `pil_to_tensor` takes for a small one."""
-    pixels = np.array(image)
-    if pixels.ndim == 2:
-        return torch.from_numpy(pixels[None])
-    return torch.from_numpy(pixels.transpose(2, 0, 1))
-
-
-def _entries(transforms: list[Any]) -> Iterator[Any]:
-    """Yield the tables of single transforms in order, those inside RandomApply and the like in its
-    place."""
-    for entry in transforms:
-        if "transforms" in entry:
-            yield from _entries(entry["transforms"])
-        else:
-            yield entry

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import kdcache.views
-from kdcache.config.spec import Spec, choose, parse_spec
+from kdcache.config.names import choose
+from kdcache.config.spec import Spec, parse_spec
 from kdcache.config.user_functions import load_function, require_module
 from kdcache.errors import RecipeError, UsageError, quoted
 from kdcache.runtime.text_files import read_text

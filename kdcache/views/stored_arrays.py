@@ -17,6 +17,7 @@ Boxes = np.ndarray[Any, np.dtype[Any]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 MOST_VIEW_BYTES = 256
 """Of all arrays, for a view."""
+MOST_DRAW_SEED = (1 << 31) - 1
 OF_PARTNER = "partner_"
 """What the names of a partner's arrays begin with."""
 _SLACK = 2.0**-9
@@ -37,6 +38,9 @@ SHARES = "shares"
 """Of the partner's view, which both are blended with; 0 if they are not."""
 CUTS = "cuts"
 """In shares of the view, which is then taken from the partner's."""
+DRAW_SEEDS = "draw_seeds"
+"""In the place of all others: 1 + the seed of the generator that draws the view; 0 where no view is
+stored."""
 
 
 class _Kind(NamedTuple):
@@ -65,6 +69,10 @@ def _fault_of_flips(flips: np.ndarray, _: int) -> str | None:
     return None if flips.max(initial=0) <= 1 else "that are neither 0 nor 1"
 
 
+def _fault_of_draw_seeds(seeds: np.ndarray, _: int) -> str | None:
+    return None if seeds.max(initial=0) <= MOST_DRAW_SEED + 1 else "beyond the last"
+
+
 def _fault_of_partners(numbers: np.ndarray, num_samples: int) -> str | None:
     is_right = numbers.max(initial=0) <= num_samples
     return None if is_right else f"beyond the last of {num_samples} samples"
@@ -88,6 +96,7 @@ _OF_MIX: Mapping[str, _Kind] = {
     SHARES: _Kind("<f4", (), _fault_of_shares),
     CUTS: _Kind("<f2", (4,), _fault_of_boxes),
 }
+_OF_DRAW: Mapping[str, _Kind] = {DRAW_SEEDS: _Kind("<u4", (), _fault_of_draw_seeds)}
 
 
 def check_kinds(arrays: Arrays, *, num_axes: int) -> None:
@@ -102,20 +111,27 @@ def check_kinds(arrays: Arrays, *, num_axes: int) -> None:
     """
     kinds = _kinds(arrays)
     has_one_box = (BOXES in arrays) != (PIXEL_BOXES in arrays)
-    if arrays.keys() != kinds.keys() or FLIPS not in arrays or not has_one_box:
-        raise ValueError(f"stored views are boxes and flips, not {', '.join(arrays)}")
-    views = arrays[FLIPS].shape
+    is_whole = DRAW_SEEDS in arrays or (FLIPS in arrays and has_one_box)
+    if arrays.keys() != kinds.keys() or not is_whole:
+        raise ValueError(
+            f"stored views are boxes and flips, not {', '.join(arrays)}; or {DRAW_SEEDS} alone"
+        )
+    plain_name = plain_array(arrays)
+    views = arrays[plain_name].shape
     for name, array in arrays.items():
         kind = kinds[name]
         is_shape = array.shape[:num_axes] == views and _fits(array.shape[num_axes:], kind.sides)
-        if array.dtype != kind.dtype or not is_shape:
+        if array.dtype != kind.dtype or not is_shape or len(views) != num_axes:
             raise ValueError(
-                f"{name} of shape {array.shape} and type {array.dtype}, and flips of shape {views}"
+                f"{name} of shape {array.shape} and type {array.dtype}, and {plain_name} of shape"
+                f" {views}"
             )
 
 
 def _kinds(arrays: Arrays) -> dict[str, _Kind]:
     """Return the arrays that there are to be, where there are these."""
+    if DRAW_SEEDS in arrays:
+        return dict(_OF_DRAW)
     own_names = [name for name in arrays if name in _OF_VIEW]
     kinds = {name: _OF_VIEW[name] for name in own_names}
     if PARTNERS in arrays:
@@ -161,8 +177,15 @@ def are_boxes(boxes: Boxes) -> Mask:
 
 def are_stored(arrays: Arrays, *, prefix: str = "") -> Mask:
     """Return of which views something is stored; with `OF_PARTNER`, of their partners."""
+    if DRAW_SEEDS in arrays:
+        return arrays[DRAW_SEEDS] > 0
     boxes = arrays[prefix + box_name(arrays)]
     return np.asarray(boxes[..., 2] > 0)
+
+
+def plain_array(arrays: Arrays) -> str:
+    """Return which array has one number for each view, and is there in any case."""
+    return DRAW_SEEDS if DRAW_SEEDS in arrays else FLIPS
 
 
 def box_name(arrays: Arrays) -> str:

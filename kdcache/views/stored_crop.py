@@ -52,7 +52,7 @@ class StoredCrop(StoredTransform):
                 f"the box that is stored{seed} {fault} of an image of {height}x{width}; is this"
                 " the image that it was drawn on?"
             )
-        cut = _Cut(
+        cut = Cut(
             box=(top, left, bottom - top, right - left),
             size=self.size,
             interpolation=self._interpolation,
@@ -61,7 +61,7 @@ class StoredCrop(StoredTransform):
         return cut(*inputs)
 
 
-class _Cut(v2.Transform):  # type: ignore[misc]
+class Cut(v2.Transform):  # type: ignore[misc]
     """Cuts out one box, resizes and perhaps flips it; of what follows an image, too."""
 
     def __init__(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torchvision.transforms.v2 import functional
 
-from kdcache.config.spec import choose
+from kdcache.config.names import choose
 from kdcache.errors import RecipeError, quoted
 from kdcache.views.stored_transform import StoredTransform
 from kdcache.views.stored_views import StoredViews, ViewKey

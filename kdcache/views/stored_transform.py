@@ -13,6 +13,14 @@ views = "..."
 [[transforms]]
 name = "kdcache.StoredErasing"
 views = "..."
+
+Or, where the seed of a generator is all that is stored of a view, one transform alone:
+
+[[transforms]]
+name = "kdcache.StoredDraw"
+size = "input"
+policy = "rand-m9-mstd0.5-inc1"
+views = "..."
 """
 
 from torch import nn
@@ -48,10 +56,22 @@ class StoredTransform(nn.Module):
         Raises:
             RecipeError: it is not said which view, or nothing is stored of it.
         """
+        return self._views.view(self._key(view))
+
+    def _draw_seed(self, view: ViewKey | None) -> int:
+        """Return the seed that is stored of a view; errors as `_stored`."""
+        return self._views.draw_seed(self._key(view))
+
+    def _key(self, view: ViewKey | None) -> ViewKey:
+        """Return which view it is.
+
+        Raises:
+            RecipeError: that is not said.
+        """
         if view is None:
             raise RecipeError(
                 f"kdcache.{type(self).__name__} does what is stored of a sample under a seed, and"
                 " an image alone says neither; render it by a ViewDataset, and name the transform"
                 " outside of others"
             )
-        return self._views.view(view)
+        return view

@@ -14,6 +14,7 @@ from kdcache.shapes import Rows
 from kdcache.views.stored_arrays import (
     BLOCKS,
     CUTS,
+    DRAW_SEEDS,
     FLIPS,
     OF_PARTNER,
     OPERATIONS,
@@ -25,6 +26,7 @@ from kdcache.views.stored_arrays import (
     bytes_per_view,
     check_kinds,
     check_values,
+    plain_array,
 )
 
 
@@ -110,7 +112,7 @@ class StoredViews:
             ValueError: arrays that are no such views.
         """
         check_kinds(arrays, num_axes=2)
-        num_seeds, num_samples = arrays[FLIPS].shape
+        num_seeds, num_samples = arrays[plain_array(arrays)].shape
         # a seed at a time: all may be a gigabyte
         for seed in range(num_seeds):
             check_values({name: array[seed] for name, array in arrays.items()}, num_samples)
@@ -119,12 +121,12 @@ class StoredViews:
     @property
     def num_seeds(self) -> int:
         """How many seeds there are."""
-        return len(self.arrays[FLIPS])
+        return len(self.arrays[plain_array(self.arrays)])
 
     @property
     def num_samples(self) -> int:
         """How many samples there are."""
-        return len(self.arrays[FLIPS][0])
+        return len(self.arrays[plain_array(self.arrays)][0])
 
     @property
     def view_bytes(self) -> int:
@@ -145,9 +147,7 @@ class StoredViews:
         prefix = OF_PARTNER if key.is_partner else ""
         box = self._box(prefix + box_name(self.arrays), key)
         if box is None:
-            raise RecipeError(
-                f"no view is stored under seed {key.seed}; its record is absent, leave it out"
-            )
+            raise _not_stored(key)
         operations: tuple[int, ...] = ()
         if OPERATIONS in self.arrays:
             operations = tuple(self._value(prefix + OPERATIONS, key).tolist())
@@ -158,6 +158,16 @@ class StoredViews:
             operations=operations,
             block=self._box(prefix + BLOCKS, key),
         )
+
+    def draw_seed(self, key: ViewKey) -> int:
+        """Return the seed of the generator that draws a view.
+
+        Raises:
+            RecipeError: none is stored.
+        """
+        if DRAW_SEEDS not in self.arrays or not self._value(DRAW_SEEDS, key):
+            raise _not_stored(key)
+        return int(self._value(DRAW_SEEDS, key)) - 1
 
     def mix(self, key: ViewKey) -> StoredMix | None:
         """Return how a view is mixed; None if it is not.
@@ -198,3 +208,10 @@ class StoredViews:
                 f" {self.num_seeds - 1}"
             )
         return self.arrays[name][key.seed, key.sample]
+
+
+def _not_stored(key: ViewKey) -> RecipeError:
+    """Return the error of a view that is not stored."""
+    return RecipeError(
+        f"no view is stored under seed {key.seed}; its record is absent, leave it out"
+    )

@@ -12,27 +12,26 @@ mode = "pixel"                       # or const or rand
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from math import inf
 from typing import Any, Literal
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from kdcache.shapes import View
+from kdcache.views.erased_blocks import IMAGENET_MEAN, IMAGENET_STD, erased_view, levels
+from kdcache.views.timm_operations import fill_colour, posterize, resampling
 
-_MEAN = (0.485, 0.456, 0.406)  # ImageNet's
-_STD = (0.229, 0.224, 0.225)
+_FILL = [round(255 * value) for value in IMAGENET_MEAN]
 _NUMBER = r"\d+(\.\d+)?"
 _POLICY = re.compile(  # timm itself passes over a section that it does not know
     rf"rand(-((m|n|mmax|inc)\d+|(p|mstd){_NUMBER}|t(weights|3aw?)))*"
     rf"|augmix(-((m|w|d|b)\d+|(a|mstd){_NUMBER}))*"
     rf"|(v0r?|originalr?|3a)(-mstd{_NUMBER})?"
 )
-_SHIFTING = ("nearest", "bilinear", "bicubic")
-"""Interpolations that Pillow has for shifting and turning an image."""
 
 
 class AutoAugment:
@@ -69,10 +68,10 @@ class AutoAugment:
             )
         hints: dict[str, Any] = {
             "translate_const": int(image_size * 0.45),
-            "img_mean": _colour(fill, image_mode),
+            "img_mean": fill_colour(_FILL if fill is None else fill, image_mode),
         }
         if interpolation is not None:
-            hints["interpolation"] = _resampling(interpolation)
+            hints["interpolation"] = resampling(interpolation)
         kind = policy.partition("-")[0]
         if kind == "augmix":
             hints["translate_pct"] = 0.3
@@ -80,35 +79,12 @@ class AutoAugment:
         self._transform = makers.get(kind, auto_augment_transform)(policy, hints)
         for operation in _operations(self._transform):
             if operation.name.startswith("Posterize"):
-                operation.aug_fn = _posterize
+                operation.aug_fn = posterize
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Return the augmented image, drawn from the generators of `random` and numpy."""
         augmented: Image.Image = self._transform(image)
         return augmented
-
-
-def _colour(fill: list[int] | None, image_mode: str) -> int | tuple[int, ...]:
-    colour = fill
-    if colour is None:
-        colour = [round(255 * value) for value in _MEAN]
-    if len(colour) not in (3, len(image_mode)) or not all(level in range(256) for level in colour):
-        raise ValueError(
-            f"fill is {fill!r}; it must be a list of three levels from 0 to 255, of red, green and"
-            " blue"
-        )
-    if image_mode == "RGB":
-        return tuple(colour)
-    return colour[0]
-
-
-def _resampling(interpolation: InterpolationMode) -> Image.Resampling:
-    if interpolation.value not in _SHIFTING:
-        raise ValueError(
-            f"interpolation {interpolation.value!r} cannot shift an image; known:"
-            f" {', '.join(_SHIFTING)}"
-        )
-    return Image.Resampling[interpolation.name]
 
 
 def _operations(transform: Any) -> Iterator[Any]:
@@ -118,16 +94,6 @@ def _operations(transform: Any) -> Iterator[Any]:
     else:
         for operations in transform.policy:
             yield from operations
-
-
-def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """Return the image with fewer bits, black if there are none: what v0 and magnitude 10 ask for
-    and new Pillows refuse."""
-    if bits >= 8:
-        return image
-    if bits <= 0:
-        return Image.new(image.mode, image.size)
-    return ImageOps.posterize(image, bits)
 
 
 class RandomErasing:
@@ -191,8 +157,8 @@ class RandomErasing:
             max_count,
             device="cpu",
         )
-        self._mean = _levels("pixel_mean", pixel_mean or _MEAN)
-        self._std = _levels("pixel_std", pixel_std or _STD)
+        self._mean = levels("pixel_mean", pixel_mean or IMAGENET_MEAN)
+        self._std = levels("pixel_std", pixel_std or IMAGENET_STD)
         self._canvas = canvas
 
     def __call__(self, image: Image.Image | Tensor) -> View:
@@ -202,27 +168,7 @@ class RandomErasing:
             view = v2.functional.pil_to_tensor(view)
         canvas = torch.full((len(view), self._canvas, self._canvas), torch.nan)
         erased: Tensor = self._erase(canvas)
-        if erased[0].isnan().all():
-            return view
-        if erased.shape != view.shape:
-            batch = torch.nn.functional.interpolate(
-                erased[None], view.shape[1:], mode="nearest-exact"
-            )
-            erased = batch[0]
-        pixels = erased.mul_(self._std[: len(view)]).add_(self._mean[: len(view)])
-        pixels = pixels.round_().clamp_(0, 255)
-        is_outside = pixels.isnan()
-        return torch.where(is_outside, view, pixels.nan_to_num_().to(torch.uint8))
-
-
-def _levels(name: str, values: Sequence[float]) -> Tensor:
-    levels = 255 * torch.tensor(values, dtype=torch.float32)
-    if levels.ndim != 1 or len(levels) not in (1, 3):
-        raise ValueError(
-            f"{name} is {values!r}; it must be a list of three numbers, of red, green and blue, or"
-            " of one"
-        )
-    return levels[:, None, None]
+        return erased_view(view, erased, mean=self._mean, std=self._std)
 
 
 def _require_ordered(**values: tuple[float, float, float]) -> None:

@@ -3,8 +3,7 @@ views."""
 
 import inspect
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -13,20 +12,16 @@ from typing import Any
 import torch
 from torchvision.transforms import InterpolationMode, v2
 
-from kdcache.config.spec import choose
+from kdcache.config.names import choose
 from kdcache.errors import RecipeError, one_line, quoted
-from kdcache.runtime.generators import ALL_GENERATORS, Generators
 from kdcache.shapes import IGNORED, MOST_SIDE, Size, sides
 from kdcache.targets.mask_resize import Mask
 from kdcache.views.bounds import bounded
 from kdcache.views.letterbox import Letterbox
 from kdcache.views.random_scale import RandomScale
-from kdcache.views.stored_crop import StoredCrop
-from kdcache.views.stored_erasing import StoredErasing
-from kdcache.views.stored_operations import StoredOperations
-from kdcache.views.stored_transform import StoredTransform
 from kdcache.views.stored_views import StoredViews
 from kdcache.views.timm_transforms import TIMM_TRANSFORMS
+from kdcache.views.transform_facts import STORED_TRANSFORMS, is_input
 
 REFUSALS = (
     ArithmeticError,
@@ -38,16 +33,6 @@ REFUSALS = (
     ValueError,
 )
 """What transforms raise for a parameter or an image that they cannot use."""
-STORED_TRANSFORMS: Mapping[str, type[StoredTransform]] = {
-    "kdcache.StoredCrop": StoredCrop,
-    "kdcache.StoredErasing": StoredErasing,
-    "kdcache.StoredOperations": StoredOperations,
-}
-"""Those that do what is stored of a view."""
-NEVER_DRAW = frozenset(
-    ("CenterCrop", "Grayscale", "Pad", "Resize", "kdcache.Letterbox", *STORED_TRANSFORMS)
-)
-"""Names of transforms that draw nothing."""
 _FORBIDDEN = {
     "Normalize": "normalisation belongs to the model (mean=..., std=... in its spec)",
     "ToDtype": "a view is uint8 pixels",
@@ -63,7 +48,6 @@ _FORBIDDEN_WORDS = {"mosaic": _SEVERAL_IMAGES, "copypaste": _SEVERAL_IMAGES}
 """In the names that other libraries give to transforms."""
 _MOST_CHARS = 60
 """Of a name in a message."""
-_INPUT = re.compile(r"input(?:/(.*))?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +162,7 @@ def _argument(parameter: inspect.Parameter, value: Any, form: ViewForm) -> Any:
     if issubclass(enumeration, Enum):
         members = [member.value for member in enumeration]
         return enumeration(choose(str(value), members, key))
-    if not _is_input(value):
+    if not is_input(value):
         return value
     height, width = _input_sides(form)
     high = _resolved(key, value, height, form)
@@ -190,7 +174,7 @@ def _argument(parameter: inspect.Parameter, value: Any, form: ViewForm) -> Any:
 
 def _list_argument(parameter: inspect.Parameter, values: list[Any], form: ViewForm) -> list[Any]:
     """Return what a parameter is given for a list: two of `input` are a height and a width."""
-    if len(values) == 2 and _is_input(values[0]) and _is_input(values[1]):
+    if len(values) == 2 and is_input(values[0]) and is_input(values[1]):
         height, width = _input_sides(form)
         return [
             _resolved(parameter.name, values[0], height, form),
@@ -220,39 +204,3 @@ def _resolved(key: str, value: str, side: int, form: ViewForm) -> int:
             "write for example input or input/0.875"
         )
     return round(resolved)
-
-
-def generators_of(transforms: Sequence[Any]) -> Generators:
-    """Return which of the global generators the tables of some transforms may draw from.
-
-    All of torchvision's v2 and our own draw from torch's alone.
-    """
-    names = {*_names(transforms)}
-    if names <= NEVER_DRAW:
-        return frozenset()
-    if names & TIMM_TRANSFORMS.keys():
-        return ALL_GENERATORS
-    return frozenset(("torch",))
-
-
-def _names(value: Any) -> Iterator[str]:
-    """Yield the names of all transforms in a value of a recipe, those inside of others too."""
-    if isinstance(value, list):
-        for item in value:
-            yield from _names(item)
-    elif isinstance(value, dict):
-        yield value["name"]
-        yield from _names([*value.values()])
-
-
-def names_input(value: Any) -> bool:
-    """Return whether a value of a recipe names the input size, anywhere in it."""
-    if isinstance(value, dict):
-        return any(map(names_input, value.values()))
-    if isinstance(value, list):
-        return any(map(names_input, value))
-    return _is_input(value)
-
-
-def _is_input(value: Any) -> bool:
-    return isinstance(value, str) and _INPUT.fullmatch(value) is not None

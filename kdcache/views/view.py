@@ -1,12 +1,12 @@
 """One view: (source, recipe, index, seed) -> pixels, whatever the global generators held before."""
 
-import zlib
 from typing import Any
 
 from PIL import Image
 
 from kdcache.runtime.generators import seed_generators
-from kdcache.views.recipe import Pixels, Recipe
+from kdcache.views.pixels import crc32
+from kdcache.views.recipe import Recipe
 from kdcache.views.stored_views import ViewKey
 
 Trace = list[tuple[str, int]]
@@ -27,11 +27,3 @@ def trace(
         checksum = crc32(pixels)
         steps.append((name, checksum))
     return steps
-
-
-def crc32(pixels: Pixels) -> int:
-    """Return the CRC-32 of an image's mode, size and bytes, or of a tensor's bytes alone."""
-    if isinstance(pixels, Image.Image):
-        heading = f"{pixels.mode} {pixels.width}x{pixels.height} "
-        return zlib.crc32(pixels.tobytes(), zlib.crc32(heading.encode()))
-    return zlib.crc32(pixels.contiguous().numpy().data)

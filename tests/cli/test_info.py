@@ -18,7 +18,7 @@ from kdcache.cache.formats.zarr import object_key
 from kdcache.dump.worker_status import Worker
 from kdcache.tools.info import Progress
 from kdcache_cli.commands import main
-from kdcache_cli.info import _line, _screen
+from kdcache_cli.dump_progress import log_line, screen_lines
 
 
 def kdcache(*words: object) -> Result:
@@ -137,7 +137,7 @@ def state(
 def test_a_terminal_shows_workers_and_a_map() -> None:
     lost = worker(11, pace=None, last_seen=900.0, is_lost=True)
     old = worker(2, name="a.cluster:4242", pace=0.5)
-    found = _screen(state(2, 20, {1: {*range(10)}}, worker(0), lost, old, rate=0.5), 80)
+    found = screen_lines(state(2, 20, {1: {*range(10)}}, worker(0), lost, old, rate=0.5), 80)
     assert found == [
         "10/40 units (25 %), 30.0 a minute, 60.0 s left",
         "2 workers at work, 1 lost",
@@ -155,7 +155,7 @@ def test_a_screen_has_eighty_columns_and_no_more_lines_than_are_read() -> None:
         worker(number, name=f"{'long' * 20}{number}:1:0123abcd:{number}") for number in range(40)
     ]
     many.append(worker(40, is_lost=True))
-    lines = _screen(state(100, 200, {}, *many), 80)
+    lines = screen_lines(state(100, 200, {}, *many), 80)
     assert (
         max(map(len, lines)) <= 80
         and len(lines) <= 32
@@ -165,13 +165,13 @@ def test_a_screen_has_eighty_columns_and_no_more_lines_than_are_read() -> None:
         "first whom someone must look for"
     )
     assert lines[14] == "and 30 more; --json lists all"
-    assert _screen(state(1, 3, {0: {0, 1, 2}}, worker(1)), 80)[:2] == [
+    assert screen_lines(state(1, 3, {0: {0, 1, 2}}, worker(1)), 80)[:2] == [
         "3/3 units (100 %), complete",
         "1 worker seen of late",
     ]
     nearly = state(10, 100, {seed: {*range(100 - (seed == 9))} for seed in range(10)})
-    assert _screen(nearly, 80)[0].startswith("999/1000 units (99 %)"), "not all of them"
-    line = _line(state(1, 3, {}, worker(1), worker(2, is_lost=True, last_seen=300.0)))
+    assert screen_lines(nearly, 80)[0].startswith("999/1000 units (99 %)"), "not all of them"
+    line = log_line(state(1, 3, {}, worker(1), worker(2, is_lost=True, last_seen=300.0)))
     assert line.endswith(
         "none of late, 1 worker at work, 1 lost (rank 2 on n2, last seen 5.0 min ago)"
     )

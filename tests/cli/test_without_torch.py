@@ -131,7 +131,15 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("export-model", "EMPTY", "a.pt2"), "is no run"),
     (("codec-error", "none.npz", "--codec", "ful"), "did you mean 'full'"),
     (("import", "fdk", "EMPTY", "NEW", *IMPORT), "did you mean 'fkd'"),
-    (("import", "tinyvit", "EMPTY", "NEW", *IMPORT), "seed of its own augmentation"),
+    (("import", "tinyvit", "EMPTY", "NEW", *IMPORT), "give --program-config FILE"),
+    (
+        ("import", "tinyvit", "EMPTY", "NEW", *IMPORT, "--program-config", "none.yaml"),
+        "holds no folder such as logits_top100_epoch0",
+    ),
+    (
+        ("import", "tinyvit", "EPOCHS", "NEW", *IMPORT, "--program-config", "none.yaml"),
+        "configuration none.yaml cannot be read",
+    ),
     (("import", "ml-dr", "EMPTY", "NEW", *IMPORT), "which says how views were made"),
     (("import", "fkd", "/nowhere", "NEW", *IMPORT), "is not a folder"),
     (("import", "fkd", "EMPTY", "NEW", *IMPORT, "--crops", "2:1"), "crops '2:1' are none"),
@@ -224,6 +232,7 @@ def test_caches_are_looked_at_and_copied_without_torch(tmp_path: Path) -> None:
 
 def test_mistakes_are_told_without_torch(tmp_path: Path) -> None:
     (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "EPOCHS" / "logits_top5_epoch0").mkdir(parents=True)
     for name, line in (("map", "3,0"), ("bird", "bird,0"), ("far", "1,7")):
         (tmp_path / f"{name}.csv").write_text(f"student,teacher\n{line}\n")
     lines = last_lines(tmp_path, [words for words, _ in MISTAKES])

@@ -1,6 +1,5 @@
 """Configuration: a file, flags over it, --set over both; what is saved reads back to the same."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcache.config.files import config_differences, dump_config, load_config, parse_seeds
-from kdcache.config.spec import build
+from kdcache.config.fields import build
+from kdcache.config.files import dump_config, load_config
 from kdcache.dump.run import DumpConfig
 from kdcache.errors import UsageError
-from kdcache.losses import open_loss
 from kdcache.train.optim import OptimizerConfig
 from kdcache.train.run import TrainConfig
 
@@ -148,25 +146,6 @@ def test_what_must_be_given_is_called_as_the_command_line_calls_it(tmp_path: Pat
         load_config(DumpConfig, "dump-teacher", file=str(path), flags={})
 
 
-def test_values_that_mean_the_same_are_no_difference() -> None:
-    old = TrainConfig(run="r", student="a", loss="dist:tau=1", data="d", teacher="t", recipe="r")
-    new = replace(old, loss="dist", epochs=7)
-    assert len(config_differences(old, new, free=())) == 2
-    (line,) = config_differences(old, new, free=(), meanings={"loss": open_loss})
-    assert line == "epochs: 100 there, 7 now"
-    other = replace(old, loss="dist:tau=2")
-    assert config_differences(old, other, free=(), meanings={"loss": open_loss}) == [
-        "loss: 'dist:tau=1' there, 'dist:tau=2' now"
-    ]
-    unset = replace(old, seeds="0:2")
-    (line,) = config_differences(old, unset, free=(), meanings={"seeds": parse_seeds})
-    assert line == "seeds: None there, '0:2' now"
-    unread = replace(old, data="e")
-    assert config_differences(old, unread, free=(), meanings={"data": parse_seeds}) == [
-        "data: 'd' there, 'e' now"
-    ]
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -187,64 +166,6 @@ def test_what_a_file_is_refused_for(tmp_path: Path, text: str | None, message: s
         load(str(path))
 
 
-def test_long_texts_that_differ_are_cut_between_their_quotes() -> None:
-    start = "torchvision:" + "a" * 60
-    old = TrainConfig(run="r", student=f"{start},x=1{'b' * 60}", loss="ce", data="d", recipe="r")
-    (line,) = config_differences(old, replace(old, student=f"{start},y=2"), free=())
-    was, now = line.removeprefix("student: ").split(" there, ")
-    assert was.startswith("'...") and was.endswith("...'") and "x=1" in was
-    assert now.startswith("'...") and now.endswith("y=2' now")
-
-
-def test_differences_name_the_keys(file: str) -> None:
-    one, other = load(file), load(file, "optimizer.lr=2", "log_steps=1", "compute.workers=63")
-    assert config_differences(one, other, free=["log_steps", "compute.workers"]) == [
-        "optimizer.lr: 0.5 there, 2.0 now"
-    ]
-    assert config_differences(one, one, free=[]) == []
-    assert len(config_differences(one, other, free=[])) == 3
-    more = load(file, "optimizer.options.eps=1")
-    assert config_differences(one, more, free=[]) == ["optimizer.options.eps: None there, 1 now"]
-
-
-SEEDS = {
-    "0:4": [0, 1, 2, 3],
-    "3": [3],
-    "1,0": [1, 0],
-    "0:2,5, 7:9": [0, 1, 5, 7, 8],
-    "0:2,1:3": [0, 1, 2],
-    "4294967295": [2**32 - 1],
-}
-
-
-@pytest.mark.parametrize(("text", "seeds"), SEEDS.items())
-def test_seeds(text: str, seeds: list[int]) -> None:
-    assert parse_seeds(text) == seeds
-
-
-NO_SEEDS = [
-    "",
-    "a",
-    "1:",
-    ":3",
-    "3:1",
-    "2:2",
-    "-1",
-    "1.5",
-    "0:4:2",
-    "4294967296",
-    "0,,1",
-    "²",
-    "0:4000000000",
-]
-
-
-@pytest.mark.parametrize("text", NO_SEEDS)
-def test_seeds_that_are_none(text: str) -> None:
-    with pytest.raises(UsageError, match=r"0:4 means 0, 1, 2 and 3|go past|are more than"):
-        parse_seeds(text)
-
-
 @pytest.mark.parametrize("setting", ["optimizer.lr=0.1", " optimizer.lr = 0.1"])
 def test_a_key_that_is_given_twice_is_refused(setting: str) -> None:
     given = {"run": "run", "student": "timm:resnet18", "optimizer.lr": -1.0}
@@ -260,19 +181,6 @@ def test_a_value_where_a_table_belongs_is_told(tmp_path: Path) -> None:
         load_config(
             TrainConfig, "train-student", file=str(file), flags={}, settings=["optimizer.lr=0.1"]
         )
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("2:0", "are none: 2:0 ends before it begins"),
-        ("4294967295:4294967299", "go past 4294967295"),
-        ("0:100001", "are more than 100000"),
-    ],
-)
-def test_seeds_say_what_is_wrong_with_them(text: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        parse_seeds(text)
 
 
 def test_what_older_versions_took_is_read_back_and_not_taken_again(tmp_path: Path) -> None:

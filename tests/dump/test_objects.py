@@ -12,7 +12,8 @@ import torch
 from runs import CONV, dump
 
 import kdcache
-from kdcache.config.files import parse_seeds, recorded_settings, seeds_text
+from kdcache.config.files import recorded_settings
+from kdcache.config.seeds import parse_seeds, seeds_text
 from kdcache.errors import MismatchError, ModelError, UsageError
 from kdcache.views import load_recipe
 

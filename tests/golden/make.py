@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from imports import fkd_files, ml_dr_files
+from imports import fkd_files, ml_dr_files, tinyvit_files
 from runs import dump
 
 from kdcache import import_cache
@@ -64,7 +64,22 @@ def import_ml_dr(path: Path) -> None:
         import_cache("ml-dr", folder, path, data=IMPORTED, teacher_name="theirs", crops="0:2")
 
 
-IMPORTS = {"fkd": import_fkd, "ml-dr": import_ml_dr}
+def import_tinyvit(path: Path) -> None:
+    """Make a cache of seeds."""
+    with tempfile.TemporaryDirectory() as folder:
+        labels, config = tinyvit_files.write_folder(Path(folder))
+        import_cache(
+            "tinyvit",
+            labels,
+            path,
+            data=IMPORTED,
+            teacher_name="theirs",
+            program_config=config,
+            crops="0:2",
+        )
+
+
+IMPORTS = {"fkd": import_fkd, "ml-dr": import_ml_dr, "tinyvit": import_tinyvit}
 
 
 def dump_detector(path: Path) -> None:

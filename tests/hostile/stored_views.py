@@ -65,6 +65,10 @@ ARRAYS: dict[str, dict[str, Any]] = {
     "of_fewer_seeds": {"boxes": BOXES[:1], "flips": FLIPS[:1]},
     "of_more_samples": {"boxes": np.full((2, 21, 4), 0.25, "<f4"), "flips": FLIPS[:, :9]},
     "of_boxes_alone": {"boxes": BOXES},
+    "of_seeds_beyond_the_last": {"draw_seeds": np.full((2, ROWS), 1 << 31, "<u4") + np.uint32(1)},
+    "of_seeds_and_flips": {"draw_seeds": np.ones((2, ROWS), "<u4"), "flips": FLIPS},
+    "of_seeds_of_fewer_samples": {"draw_seeds": np.ones((2, 9), "<u4")},
+    "of_seeds_without_samples": {"draw_seeds": np.ones(2 * ROWS, "<u4")},
     "by_another_name": {"box": BOXES, "flips": FLIPS},
 }
 many(

@@ -29,7 +29,7 @@ from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.parts import Absence, Probe
 from kdcache.codecs import open_codec, with_layout
-from kdcache.config.files import parse_seeds
+from kdcache.config.seeds import parse_seeds
 from kdcache.config.spec import parse_spec
 from kdcache.errors import KdcacheError
 from kdcache.positions import layout_of_sites

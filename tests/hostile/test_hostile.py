@@ -162,7 +162,7 @@ def test_a_large_unit_that_is_whole_is_taken(
     make: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(tmp_path / "cache")
-    monkeypatch.setattr("kdcache.cache.unit_objects._LARGE", 0)
+    monkeypatch.setattr("kdcache.cache.stored_units._LARGE", 0)
     assert read_all(tmp_path / "cache") == verify_all(tmp_path / "cache") == ""
     cache = open_cache(tmp_path / "cache")
     path = tmp_path / "cache" / cache.commit_of(0, 0).key

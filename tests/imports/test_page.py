@@ -9,9 +9,11 @@ import torch
 from click.testing import CliRunner
 from imports.fkd_files import write
 from imports.ml_dr_files import KINDS
-from pages import ROOT, blocks, commands
+from imports.tinyvit_files import CONFIG, write_rank
+from pages import ROOT, blocks, commands, files
 from PIL import Image
 
+from kdcache.imports.tinyvit_config import read_settings
 from kdcache_cli import main
 
 PAGE = ROOT / "docs" / "how-to" / "import.md"
@@ -40,6 +42,10 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write(Path("labels/reinforced_data") / f"{number}.pth.tar", content)
     settings = {"reinforce": {"image_augmentation": KINDS["randaug_mixing"]}}
     write(Path("labels/reinforced_data/config.pth.tar"), settings)
+    for epoch in range(3):
+        folder = Path(f"labels/teacher_logits/logits_top1_epoch{epoch}")
+        write_rank(folder, 0, ["0", "1", "2"], [entry(number // 2) for number in range(3)])
+    Path("labels/config.json").write_text(CONFIG)
 
 
 def reinforced(label: int) -> list[dict[str, object]]:
@@ -49,6 +55,11 @@ def reinforced(label: int) -> list[dict[str, object]]:
     mixed = [1, *([value, value] for value in own), 0.25, [0.5, 3, 4, 9, 9]]
     label_of_view = ([0.9], [label])
     return [{"params": params, "prob": label_of_view} for params in (plain, mixed, plain)]
+
+
+def entry(label: int) -> bytes:
+    """Return what TinyViT stores of a view."""
+    return np.int32(7).tobytes() + np.int16(label).tobytes() + np.float16(0.9).tobytes()
 
 
 def smaller(text: str) -> str:
@@ -73,3 +84,7 @@ def test_the_page_runs_as_it_is_written() -> None:
             assert torch.allclose(labels.sum(1), torch.ones(len(labels)), atol=1e-3)
             del names["loader"]
     assert names["boxes"].shape == (3, 4)  # type: ignore[attr-defined]
+    assert names["entries"]["classes"][:, 0].tolist() == [0, 0, 1]  # type: ignore[index]
+    (page_config,) = files(PAGE).values()
+    Path("config.yaml").write_text(page_config)
+    assert read_settings(Path("config.yaml")).policy == "rand-m9-mstd0.5-inc1"

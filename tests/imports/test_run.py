@@ -122,7 +122,7 @@ def test_what_has_no_labels_is_absent(made: tuple[str, Path, Path]) -> None:
     reasons = absent(open_cache(made[2]))
     assert reasons.keys() == {(0, 7), (1, 7), (2, 7), (2, 8)}
     assert "there is no file " in reasons[0, 7]
-    assert "bee/2.tar has 2 crops, no 2" in reasons[2, 8]
+    assert "bee/2.tar has no crop 2, counted from 0" in reasons[2, 8]
 
 
 def test_what_is_told(made: tuple[str, Path, Path], tmp_path: Path) -> None:
@@ -307,9 +307,13 @@ def test_an_image_that_cannot_be_read_stops_it(
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"format": "fdk"}, "did you mean 'fkd'"),
-    ({"format": "tinyvit"}, "seed of its own augmentation"),
+    ({"format": "tinyvit"}, "program_config is not given, and in labels of format tinyvit"),
+    ({"program_config": "a.yaml"}, "program_config is 'a.yaml', and format fkd needs none"),
     ({"folder": "/nowhere"}, "/nowhere is not a folder"),
-    ({"folder": "."}, "there is no file of labels of any of 18 samples"),
+    (
+        {"folder": "."},
+        "there are no labels of any of 18 samples; those of the first would be file ",
+    ),
     ({"teacher_name": ""}, "teacher_name is empty"),
     ({"crops": "3:1"}, "crops '3:1' are none"),
     ({"crops": "all"}, "crops 'all' are not of the form"),

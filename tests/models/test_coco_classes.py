@@ -10,6 +10,7 @@ from torchvision import models
 from kdcache.errors import ModelError
 from kdcache.models.coco_classes import keep_named_classes
 from kdcache.models.model import open_model
+from kdcache.models.preprocessing import GivenPreprocessing
 from kdcache.models.wrapping import wrapped
 from kdcache.views import Recipe
 
@@ -32,9 +33,9 @@ def test_the_logits_of_the_named_classes_stay_as_they_were(
     make: Any, num_classes: int, kept: list[int]
 ) -> None:
     views = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    settings: dict[str, Any] = {"mean": 0.5, "std": 0.25, "task": "detection"}
     detector = make(num_classes)
-    model = wrapped(detector, RECIPE, **settings).eval()
+    preprocessing = GivenPreprocessing(mean=0.5, std=0.25)
+    model = wrapped(detector, RECIPE, preprocessing, task="detection").eval()
     before = model(views)
     before_logits = before.logits
     keep_named_classes(detector, CATEGORIES, has_background=0 in kept)

@@ -16,6 +16,7 @@ from kdcache.dump.worker import look_at_teacher
 from kdcache.errors import KdcacheError, MismatchError, ModelError, UsageError
 from kdcache.models.first_batch import check_gradients
 from kdcache.models.model import open_model
+from kdcache.tasks.class_program import ExportedClassifier
 from kdcache.train.plan import plan_training
 from kdcache.train.trainer import Trainer
 from kdcache.views import load_recipe
@@ -53,7 +54,8 @@ def opened(spec: str, trained: bool = False) -> None:
         ("changed,how=key_error", ModelError, "fails: KeyError: 'stage4' (broken_models.py, li"),
         ("changed,how=none", ModelError, "gives a NoneType, not logits; let it return these alone"),
         ("changed,how=pair", ModelError, "gives a tuple of 2, first float32 (1, 10), not logits"),
-        ("changed,how=table", ModelError, "gives a dict of logits, features, not logits"),
+        ("changed,how=table", ModelError, "gives a dict of scores, features, not logits"),
+        ("changed,how=named_none", ModelError, "gives a dict of logits, not logits"),
         ("changed,how=squeezed", ModelError, "gives float32 (10,); wanted for 1 views are raw"),
         ("changed,how=maps", ModelError, "gives float32 (1, 10, 1, 1); wanted for 1 views"),
         ("changed,how=classes", ModelError, "gives int64 (1,); wanted for 1 views are raw logits"),
@@ -67,6 +69,17 @@ def test_a_model_of_ones_own_that_cannot_be_used_is_told_when_it_is_opened(
     spec: str, error: type[KdcacheError], wanted: str
 ) -> None:
     assert wanted in told(lambda: opened(spec), error=error)
+
+
+def test_a_module_may_name_its_logits_as_those_of_transformers_do() -> None:
+    model = open_model(
+        "broken_models:changed,how=named", classes=10, recipe=load_recipe("digits"), trained=False
+    )
+    views = torch.zeros((2, 1, 8, 8), dtype=torch.uint8)
+    named = model.module(model._normalised(views))
+    assert torch.equal(model(views), named["logits"])
+    exported = ExportedClassifier(model, gives_logits=True)
+    assert torch.allclose(exported(views), named["logits"])
 
 
 @pytest.mark.parametrize(

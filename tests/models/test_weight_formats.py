@@ -26,6 +26,7 @@ from kdcache.config.spec import parse_spec
 from kdcache.errors import ModelError, UsageError
 from kdcache.models.weight_content import read_weight_file
 from kdcache.models.weight_formats import check_weight_file
+from kdcache.models.weight_misfit import TEACHER_ADVICE
 from kdcache.models.weights import load_weights
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 97781232\n"
@@ -219,7 +220,7 @@ def put_in(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     spec = parse_spec("tiny_models:conv")
     try:
-        load_weights(MODEL, path, key=None, spec=spec, classes=10, is_teacher=True)
+        load_weights(MODEL, path, key=None, spec=spec, classes=10, advice=TEACHER_ADVICE)
     except ModelError as error:
         assert "\n" not in str(error) and len(str(error)) < 500
 

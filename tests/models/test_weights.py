@@ -19,6 +19,7 @@ from kdcache.models.model import open_model
 from kdcache.models.preprocessing import Preprocessing
 from kdcache.models.weight_content import read_weight_file
 from kdcache.models.weight_facts import weight_facts
+from kdcache.models.weight_misfit import TEACHER_ADVICE
 from kdcache.models.weight_record import cached_as, require_recorded, weight_record
 from kdcache.models.weights import load_weights
 from kdcache.train.config import EmaConfig
@@ -35,12 +36,14 @@ def under(prefix: str, names: Mapping[str, Tensor]) -> State:
     return {f"{prefix}{name}": tensor for name, tensor in names.items()}
 
 
-def loaded(path: Path, held: Any, key: str | None = None, *, is_teacher: bool = True) -> nn.Module:
+def loaded(
+    path: Path, held: Any, key: str | None = None, advice: str | None = TEACHER_ADVICE
+) -> nn.Module:
     """Return the model with the weights of a file that holds `held`."""
     torch.save(held, path / "w.pt")
     module = conv()
     spec = parse_spec("tiny_models:conv")
-    load_weights(module, path / "w.pt", key=key, spec=spec, classes=10, is_teacher=is_teacher)
+    load_weights(module, path / "w.pt", key=key, spec=spec, classes=10, advice=advice)
     return module
 
 
@@ -204,7 +207,7 @@ def test_what_does_not_fit_is_told_in_the_files_own_words(
 
 def test_a_student_of_other_classes_starts_anew(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has 7 classes, and 10 are .* the student then starts"):
-        loaded(tmp_path, state(classes=7), is_teacher=False)
+        loaded(tmp_path, state(classes=7), advice=None)
 
 
 def test_names_in_a_file_send_nothing_to_a_terminal(
@@ -251,14 +254,14 @@ def test_names_of_the_model_that_begin_like_a_prefix_stay(tmp_path: Path) -> Non
     wanted = nn.ModuleDict({"module": conv(seed=5), "model": conv(seed=6)})
     torch.save(wanted.state_dict(), tmp_path / "w.pt")
     spec = parse_spec("mine:build")
-    load_weights(module, tmp_path / "w.pt", key=None, spec=spec, classes=10, is_teacher=True)
+    load_weights(module, tmp_path / "w.pt", key=None, spec=spec, classes=10)
     assert is_seed(module["module"], 5) and is_seed(module["model"], 6)
 
 
 def test_a_model_without_memory_takes_no_weights(tmp_path: Path) -> None:
     torch.save(state(), tmp_path / "w.pt")
     spec = parse_spec("tiny_models:conv")
-    settings: dict[str, Any] = {"key": None, "spec": spec, "classes": 10, "is_teacher": True}
+    settings: dict[str, Any] = {"key": None, "spec": spec, "classes": 10}
     with pytest.raises(ModelError, match=r"0\.weight of the model is on the meta device"):
         load_weights(conv().to("meta"), tmp_path / "w.pt", **settings)
 
@@ -268,7 +271,7 @@ def test_a_layer_without_a_shape_yet_is_told(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
     file, spec = tmp_path / "w.safetensors", parse_spec("mine:build")
     with pytest.raises(ModelError, match=r"1\.weight of the model has no shape, and takes no"):
-        load_weights(module, file, key=None, spec=spec, classes=10, is_teacher=True)
+        load_weights(module, file, key=None, spec=spec, classes=10)
 
 
 RGB = Recipe("rgb", {"size": 64, "transforms": []})

@@ -23,9 +23,9 @@ from kdcache.runtime import joining, waiting
 from kdcache.runtime.distributed import (
     StopLook,
     all_sum,
-    barrier,
     broadcast_object,
     everywhere,
+    gather,
     is_main,
     joined_processes,
     on_main,
@@ -42,7 +42,7 @@ def refuse() -> None:
 
 
 def everything() -> dict[str, Any]:
-    barrier()
+    gather(None, "the others")
     leaf = torch.tensor([1.0, 10.0]).mul(rank() + 1).requires_grad_()
     total = all_sum(leaf)
     (total**2).sum().backward()  # type: ignore[no-untyped-call]
@@ -101,7 +101,7 @@ def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
             and broadcast_object(value) is value
             and on_main(lambda: value) is value
         )
-        barrier()
+        assert gather(value, "the others") == [value]
         with pytest.raises(MismatchError, match="choose a new folder"):
             on_main(refuse)
 
@@ -189,7 +189,7 @@ def waits_long(seconds: float) -> dict[str, Any]:
     ]
     if is_main():
         time.sleep(seconds)
-    barrier("the checkpoint")
+    gather(None, "the checkpoint")
     total = float(all_sum(torch.ones(1)))
     return {"found": found, "total": total, "said": said.getvalue()}
 
@@ -265,7 +265,7 @@ def test_all_processes_stop_at_the_same_look_wherever_the_signal_arrives(way: st
 
 def goes_away() -> None:
     joining._GRACE_SECONDS = 0.1
-    barrier()
+    gather(None, "the others")
     if rank() == 1:
         os._exit(3)
     time.sleep(3600)  # as in a driver that waits for the other

@@ -16,6 +16,7 @@ from kdcache.losses import open_loss
 from kdcache.models.detection import DetectionModel
 from kdcache.models.model import open_model
 from kdcache.models.one_stage import HeadOutput, PyramidOutput
+from kdcache.models.preprocessing import GivenPreprocessing
 from kdcache.models.wrapping import tried_model
 from kdcache.positions import Proposals, Pyramid
 from kdcache.shapes import Labels
@@ -34,6 +35,7 @@ TABLE = {
     ],
 }
 RECIPE = Recipe("boxes", TABLE)
+HALVES = GivenPreprocessing(mean=0.5, std=0.25)
 
 
 def batch_of_views(num_views: int = 6) -> Any:
@@ -43,7 +45,7 @@ def batch_of_views(num_views: int = 6) -> Any:
 
 
 def detector(module: nn.Module) -> DetectionModel:
-    model = tried_model(module, RECIPE, classes=3, mean=0.5, std=0.25, task="detection")
+    model = tried_model(module, RECIPE, HALVES, classes=3, task="detection")
     assert isinstance(model, DetectionModel)
     return model
 

@@ -13,7 +13,7 @@ from kdcache.config.spec import Spec
 from kdcache.runtime.generators import generator_states, hashed_words, preserved_generators
 from kdcache.sources import DatasetSource, MaskSource, Source
 from kdcache.views import Recipe, ViewDataset, load_recipe, shipped_recipes
-from kdcache.views.transforms import NEVER_DRAW, STORED_TRANSFORMS
+from kdcache.views.transform_facts import NEVER_DRAW, STORED_TRANSFORMS
 
 SIZE = (40, 48)
 MASKED = ("cityscapes", "segmentation-eval", "voc")

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from kdcache.cache.committed_units import CommittedUnits
 from kdcache.cache.documents.commit import Commit, commit_key
-from kdcache.cache.documents.manifest import Manifest
-from kdcache.cache.formats.protocol import Bytes, StoredSample, UnitFormat
+from kdcache.cache.formats.protocol import Bytes, StoredSample
 from kdcache.cache.formats.tar import TarFormat
 from kdcache.cache.prefetch import fetched
 from kdcache.cache.storage.blocks import Blocks
-from kdcache.cache.storage.protocol import Storage
 from kdcache.cache.storage.rereading import read_twice
 from kdcache.codecs import check_records, codec_from_dict
 from kdcache.errors import CodecError, DamagedUnitError, LargeObjectError
@@ -27,16 +26,10 @@ _LARGE = 1 << 24
 once."""
 
 
-class UnitObjects:
-    """The objects of a cache's units."""
+class StoredUnits(CommittedUnits):
+    """The units of a cache, whose objects can be read."""
 
-    def __init__(self, storage: Storage, manifest: Manifest, unit_format: UnitFormat) -> None:
-        """Take where they are, and how they are stored."""
-        self._storage = storage
-        self._manifest = manifest
-        self._format = unit_format
-
-    def content(self, commit: Commit) -> bytes:
+    def unit_bytes(self, commit: Commit) -> bytes:
         """Return the object of a committed unit, after it was checked against the commit.
 
         Raises:
@@ -63,11 +56,11 @@ class UnitObjects:
         return data
 
     def _content(self, commit: Commit, is_fresh: bool) -> bytes:
-        key = self._format.key(self._first_seed(commit), commit.unit)
-        most = min(commit.num_bytes, self._format.most_bytes(commit.unit))
+        key = self.format.key(self._first_of(commit.seed), commit.unit)
+        most = min(commit.num_bytes, self.format.most_bytes(commit.unit))
         if most <= _LARGE:
-            return self._storage.get(key, most=most, is_fresh=is_fresh)
-        with self._storage.blocks(key, most=most, is_fresh=is_fresh) as blocks:
+            return self.storage.get(key, most=most, is_fresh=is_fresh)
+        with self.storage.blocks(key, most=most, is_fresh=is_fresh) as blocks:
             self._compare(commit, blocks)
             return blocks.read(0, blocks.size)
 
@@ -92,57 +85,66 @@ class UnitObjects:
         Raises:
             DamagedUnitError: it is no such object; the message begins with `where`.
         """
-        if isinstance(self._format, TarFormat):
+        if isinstance(self.format, TarFormat):
             tar = TarReader(blocks.read, blocks.size)
-            self._decoded(unit, partial(self._format.decode_tar, unit, tar), where)
+            self._decoded(unit, partial(self.format.decode_tar, unit, tar), where)
 
-    def samples(self, commit: Commit, data: bytes) -> list[StoredSample]:
+    def samples_of(self, commit: Commit, data: bytes) -> list[StoredSample]:
         """Return the samples in the object of a committed unit; none in a store that holds none.
 
         Raises:
             DamagedUnitError: it is no such object.
         """
         try:
-            return self._format.samples(commit.unit, data)
+            return self.format.samples(commit.unit, data)
         except ValueError as error:
             raise DamagedUnitError(f"{self._place(commit)}: {error}") from error
 
-    def decoded(self, commit: Commit, data: bytes) -> Records:
+    def decode_unit(self, commit: Commit, data: bytes) -> Records:
         """Return the records in the object of a committed unit, `[seeds, rows]`.
 
         Raises:
             DamagedUnitError: it is no such object.
         """
-        return self.decoded_bytes(commit.unit, data, self._place(commit))
+        return self.decode_bytes(commit.unit, data, self._place(commit))
 
-    def decoded_bytes(self, unit: int, data: bytes, where: str) -> Records:
+    def decode_bytes(self, unit: int, data: bytes, where: str) -> Records:
         """Return the records in the object of a unit, `[seeds, rows]`.
 
         Raises:
             DamagedUnitError: it is no such object; the message begins with `where`.
         """
-        return self._decoded(unit, partial(self._format.decode, unit, data), where)
+        return self._decoded(unit, partial(self.format.decode, unit, data), where)
 
     def _decoded(self, unit: int, decode: Callable[[Bytes], None], where: str) -> Records:
         """Return the records that `decode` writes, `[seeds, rows]`, after they were checked."""
-        shape = self._manifest.seeds_per_unit, len(self._manifest.unit_range(unit))
-        records = np.empty(shape, self._manifest.dtype)
+        shape = self.manifest.seeds_per_unit, len(self.manifest.unit_range(unit))
+        records = np.empty(shape, self.manifest.dtype)
         try:
             decode(records.view(np.uint8).reshape(*shape, -1))
-            codec = self._manifest.codec.to_json()
-            classes = self._manifest.row_width
-            check_records(codec, records, self._row, classes, self._manifest.layout)
+            codec = self.manifest.codec.to_json()
+            classes = self.manifest.row_width
+            check_records(codec, records, self._row, classes, self.manifest.layout)
             return records
         except (ValueError, CodecError) as error:
             raise DamagedUnitError(f"{where}: {error}") from error
 
-    def records(self, commit: Commit, fetch: Fetch) -> Records:
+    def read_unit(self, commit: Commit) -> Records:
+        """Return the records of a committed unit under the commit's seed, `[rows]`, after its bytes
+        were checked against it.
+
+        Raises:
+            DamagedUnitError: the object is absent, or differs from what was committed in any byte.
+        """
+        return self._records(commit, self.unit_bytes)
+
+    def _records(self, commit: Commit, fetch: Fetch) -> Records:
         """Return the records of a committed unit under the commit's seed, `[rows]`."""
-        records_of_seeds = self.decoded(commit, fetch(commit))
-        records: Records = records_of_seeds[commit.seed % self._manifest.seeds_per_unit]
+        records_of_seeds = self.decode_unit(commit, fetch(commit))
+        records: Records = records_of_seeds[commit.seed % self.manifest.seeds_per_unit]
         return records
 
-    def records_in_order(self, commits: Sequence[Commit], fetch: Fetch) -> Iterator[Records]:
+    def _records_in_order(self, commits: Sequence[Commit], fetch: Fetch) -> Iterator[Records]:
         """Yield the records of every unit in order, of those without a commit zeros."""
         commit_of_unit: dict[int, Commit] = {}
         largest = 0
@@ -152,11 +154,11 @@ class UnitObjects:
 
         def records_of(unit: int) -> Records:
             if unit in commit_of_unit:
-                return self.records(commit_of_unit[unit], fetch)
-            return np.zeros(len(self._manifest.unit_range(unit)), self._manifest.dtype)
+                return self._records(commit_of_unit[unit], fetch)
+            return np.zeros(len(self.manifest.unit_range(unit)), self.manifest.dtype)
 
-        units = range(self._manifest.num_units)
-        return fetched(records_of, units, num_bytes=largest + self._manifest.unit_bytes)
+        units = range(self.manifest.num_units)
+        return fetched(records_of, units, num_bytes=largest + self.manifest.unit_bytes)
 
     def _wrong_size(self, commit: Commit, size: int) -> DamagedUnitError:
         where, way_out = self._where(commit)
@@ -176,20 +178,15 @@ class UnitObjects:
 
     def _where(self, commit: Commit) -> tuple[str, str]:
         """Return how a message names a unit, and the way out if it is damaged."""
-        storage = self._storage
-        key = commit_key(self._first_seed(commit), commit.unit)
-        way_out = f"delete {storage}/{key} and {storage}/{commit.key} and run the dump again"
-        return f"cache {storage}, {commit.name}", way_out
-
-    def _first_seed(self, commit: Commit) -> int:
-        """Return the first of the seeds of a commit's unit."""
-        return self._manifest.unit_seeds(commit.seed)[0]
+        key = commit_key(self._first_of(commit.seed), commit.unit)
+        way_out = f"delete {self}/{key} and {self}/{commit.key} and run the dump again"
+        return f"cache {self}, {commit.name}", way_out
 
     @cached_property
     def _row(self) -> "np.dtype[Any] | None":
         """The dtype of a position's row, where a view has several; without fields where that takes
         a fit."""
-        if isinstance(self._manifest.layout, One):
+        if isinstance(self.manifest.layout, One):
             return None
-        codec = codec_from_dict(self._manifest.codec.to_json(), classes=self._manifest.row_width)
+        codec = codec_from_dict(self.manifest.codec.to_json(), classes=self.manifest.row_width)
         return codec.record_dtype
