@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kdcache.config.spec import Spec, parse_spec
-from kdcache.errors import UsageError
+from kdcache.errors import KdcacheError, UsageError
 from kdcache.sources.bare_paths import spec_of_path
 from kdcache.sources.fold import take_fold
 from kdcache.sources.folder_files import is_hidden
@@ -17,7 +17,8 @@ from kdcache.sources.yolo import checked_yolo
 
 
 def require_outside(out: str | Path, what: str, data: str | None) -> None:
-    """Check that a new folder does not come to lie in one that a source lists.
+    """Check that a new folder does not come to lie in one that a source lists. What is wrong with
+    the source itself is told when it is opened.
 
     Args:
         out: the folder, or an address.
@@ -26,15 +27,18 @@ def require_outside(out: str | Path, what: str, data: str | None) -> None:
 
     Raises:
         UsageError: it does.
-        SourceError: the source's own folder is not there.
     """
     if data is None or "://" in str(out):
         return
     spec = spec_of_path(data, OPENERS) or parse_spec(data)
     if spec.name not in _LISTED:
         return
-    whole, _ = take_fold(spec)
-    require_beside(out, what, _LISTED[whole.name](whole))
+    try:
+        whole, _ = take_fold(spec)
+        folders = _LISTED[whole.name](whole)
+    except KdcacheError:
+        return
+    require_beside(out, what, folders)
 
 
 def require_beside(out: str | Path, what: str, folders: Sequence[str]) -> None:

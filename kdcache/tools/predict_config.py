@@ -119,7 +119,6 @@ def check_apart(config: PredictConfig, data: str) -> None:
 
     Raises:
         UsageError: it does.
-        SourceError: there is no such data.
     """
     if config.ending:
         return

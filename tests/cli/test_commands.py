@@ -614,7 +614,7 @@ def test_a_quickstart_that_has_no_place_is_told(tmp_path: Path) -> None:
     """What it does where it has one, .ci/run looks at."""
     (tmp_path / "file").touch()
     done = kdcache("quickstart", "--out", tmp_path / "file")
-    assert done.exit_code == 1 and "cannot make folder" in done.stderr
+    assert done.exit_code == 2 and "is no folder; choose another" in " ".join(done.stderr.split())
 
 
 CTRL_C = "os.kill(os.getpid(), signal.SIGINT); time.sleep(10)"

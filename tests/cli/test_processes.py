@@ -7,7 +7,12 @@ import sys
 import time
 from pathlib import Path
 
-SLOW = "import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(1)\n"
+SLOW = """
+import pathlib, time
+pathlib.Path("begun").touch()
+while not pathlib.Path("interrupted").exists():
+    time.sleep(0.01)
+"""
 PROGRAM = """
 import pathlib, sys
 from kdcache_cli import processes
@@ -33,6 +38,7 @@ def test_ctrl_c_while_libraries_are_imported_prints_no_traceback(tmp_path: Path)
     while not (tmp_path / "begun").exists() and program.poll() is None:
         time.sleep(0.01)
     os.killpg(program.pid, signal.SIGINT)
+    (tmp_path / "interrupted").touch()
     _, told = program.communicate(timeout=60)
     assert (program.returncode, told) == (130, "")
 
