@@ -1,7 +1,8 @@
-"""The page on importing: its commands and code run as they are written, on small data."""
+"""The pages on importing: their commands and code run as they are written, on small data."""
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from kdcache.imports.tinyvit_config import read_settings
 from kdcache_cli import main
 
 PAGE = ROOT / "docs" / "how-to" / "import.md"
+FILES = ROOT / "docs" / "reference" / "imported-labels.md"
 SMALLER = {
     "timm:resnet18": "timm:test_resnet,input_size=32",
     "--epochs 100": "--epochs 1 --batch-size 2 --workers 0",
@@ -76,15 +78,21 @@ def test_the_page_runs_as_it_is_written() -> None:
         done = CliRunner().invoke(main, shlex.split(smaller(shlex.join(words))))
         assert done.exit_code == 0, f"{words}\n{done.output}"
     names: dict[str, object] = {}
-    for block in blocks(PAGE, "python"):
-        exec(smaller(block), names)
-        if "loader" in names:
-            labels = names["labels"]
-            assert isinstance(labels, torch.Tensor)
-            assert torch.allclose(labels.sum(1), torch.ones(len(labels)), atol=1e-3)
-            del names["loader"]
-    assert names["boxes"].shape == (3, 4)  # type: ignore[attr-defined]
-    assert names["entries"]["classes"][:, 0].tolist() == [0, 0, 1]  # type: ignore[index]
-    (page_config,) = files(PAGE).values()
-    Path("config.yaml").write_text(page_config)
+    (loop,) = blocks(PAGE, "python")
+    exec(smaller(loop), names)
+    labels = names["labels"]
+    assert isinstance(labels, torch.Tensor)
+    assert torch.allclose(labels.sum(1), torch.ones(len(labels)), atol=1e-3)
+
+
+@pytest.mark.usefixtures("small")
+def test_files_are_as_the_reference_says() -> None:
+    names: dict[str, Any] = {}
+    for block in blocks(FILES, "python"):
+        exec(block, names)
+    assert names["boxes"].shape == (3, 4)
+    assert names["parameters"][1:3] == [(0, 0, 30, 40), True]
+    assert names["entries"]["classes"][:, 0].tolist() == [0, 0, 1]
+    (settings,) = files(FILES).values()
+    Path("config.yaml").write_text(settings)
     assert read_settings(Path("config.yaml")).policy == "rand-m9-mstd0.5-inc1"
