@@ -14,8 +14,9 @@ while not pathlib.Path("interrupted").exists():
     time.sleep(0.01)
 """
 PROGRAM = """
-import pathlib, sys
+import pathlib, signal, sys
 from kdcache_cli import processes
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
 processes._PRELOADED = ["slow_to_import"]
 try:
     processes.run_command(["--version"], stdout=pathlib.Path("out"), stderr=pathlib.Path("err"))
