@@ -9,16 +9,26 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import IO
 
+from kdcache.errors import UsageError
+from kdcache.runtime.launch import own_place
+
 _SLOW = ("torch", "torchvision", "timm", "sklearn", "datasets", "ray")
 _TO_LINE_START = "\r"
 _ERASE_LINE = "\r\x1b[K"
 
 
 def tell_loading() -> None:
-    """Show on a terminal which slow library is being imported, from when that begins until it
-    ends."""
-    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+    """Show on a terminal which slow library is being imported, from when that begins until it ends;
+    of several processes in rank 0."""
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and _is_first():
         sys.meta_path.insert(0, _Finder(sys.stderr))
+
+
+def _is_first() -> bool:
+    try:
+        return own_place().rank == 0
+    except UsageError:  # which the command tells
+        return False
 
 
 class _Finder(MetaPathFinder):

@@ -67,6 +67,15 @@ def test_a_terminal_that_cannot_erase_gets_no_line(
     assert not imported(folder, "", Screen(is_terminal=True), monkeypatch)
 
 
+@pytest.mark.parametrize("rank", ["1", "first"])
+def test_of_several_processes_one_shows_it(
+    rank: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    assert not imported(folder, "", Screen(is_terminal=True), monkeypatch)
+
+
 def test_a_library_that_is_not_there_is_missed_as_usual(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
