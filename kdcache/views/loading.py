@@ -122,6 +122,7 @@ class ViewLoader:
         others = set(multiprocessing.active_children())
         try:
             with starting_apart():
+                multiprocessing.Lock()  # of torch's iterator, half made, a traceback would be told
                 return iter(self._loader)
         except OSError as error:  # a semaphore is a file there
             raise KdcacheError(

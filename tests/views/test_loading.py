@@ -2,6 +2,7 @@
 they do."""
 
 import errno
+import gc
 import multiprocessing
 import multiprocessing.synchronize
 import os
@@ -76,11 +77,15 @@ def test_workers_that_cannot_be_started_are_told(monkeypatch: pytest.MonkeyPatch
     def no_room(*_: object, **__: object) -> NoReturn:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    unheard: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", unheard.append)
     monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", no_room)
     loader = loader_of(FewDigits(4))
     with pytest.raises(KdcacheError, match="cannot be started: No space left on device; use fewer"):
         next(iter(loader))
     loader.close()
+    gc.collect()
+    assert not unheard
 
 
 def test_a_loader_that_outlives_its_module_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
