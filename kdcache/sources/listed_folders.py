@@ -30,15 +30,24 @@ def require_outside(out: str | Path, what: str, data: str | None) -> None:
     """
     if data is None or "://" in str(out):
         return
-    spec = spec_of_path(data, OPENERS) or parse_spec(data)
-    if spec.name not in _LISTED:
-        return
     try:
-        whole, _ = take_fold(spec)
-        folders = _LISTED[whole.name](whole)
+        folders = _listed_folders(data)
     except KdcacheError:
         return
     require_beside(out, what, folders)
+
+
+def _listed_folders(data: str) -> Sequence[str]:
+    """Return the folders that a source lists whole.
+
+    Raises:
+        KdcacheError: it cannot be opened.
+    """
+    spec = spec_of_path(data, OPENERS) or parse_spec(data)
+    if spec.name not in _LISTED:
+        return []
+    whole, _ = take_fold(spec)
+    return _LISTED[whole.name](whole)
 
 
 def require_beside(out: str | Path, what: str, folders: Sequence[str]) -> None:

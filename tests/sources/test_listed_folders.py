@@ -7,7 +7,7 @@ from box_files import write_yolo
 from command_line import kdcache_json, mistake
 from image_files import write_images, write_shards
 
-from kdcache.errors import UsageError
+from kdcache.errors import KdcacheError, UsageError
 from kdcache.sources import open_source, require_outside
 
 MODEL = ("--teacher", "tiny_models:conv,channels=3,classes=2", "--device", "cpu", "--workers", 0)
@@ -55,6 +55,14 @@ def test_folders_beside_the_data_and_hidden_ones_are_no_data(photos: Path, tmp_p
         require_outside(out, "cache", data)
     require_outside("s3://bucket/photos", "cache", f"imagefolder:{photos}")
     require_outside(photos / "cache", "cache", None)
+
+
+def test_data_that_cannot_be_opened_are_told_when_they_are(photos: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere"
+    for data in (str(missing), f"imagefolder:{missing}", f"imagefolder:{photos},fold=2/2"):
+        require_outside(photos / "cache", "cache", data)
+        with pytest.raises(KdcacheError):
+            open_source(data)
 
 
 def test_images_and_masks_or_labels_are_listed_apart(tmp_path: Path) -> None:
