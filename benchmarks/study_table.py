@@ -10,10 +10,11 @@ from study_teachings import FULL, Teaching
 
 
 def mean_error(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and its standard error."""
-    return float(np.mean(values)), (
-        float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
-    )
+    """Return the mean and its standard error, which is NaN of a single value."""
+    error = float("nan")
+    if len(values) > 1:
+        error = float(np.std(values, ddof=1) / np.sqrt(len(values)))
+    return float(np.mean(values)), error
 
 
 def summary(
@@ -29,9 +30,8 @@ def summary(
     runs = [json.loads(path.read_text()) for path in sorted(out.glob("run-*.json"))]
     lines = []
     for one in teachings:
-        top1, exact = (
-            [result["top1"][name] for result in runs] for name in (one.name, one.reference.name)
-        )
+        top1 = [result["top1"][one.name] for result in runs]
+        exact = [result["top1"][one.reference.name] for result in runs]
         errors = [result["gradient_error"][one.name] for result in runs if one.codec]
         line: dict[str, Any] = {
             "loss": one.loss,
