@@ -6,7 +6,7 @@ from kdcache.soft_targets.combined import (
     MappedTargets,
     PickedTargets,
 )
-from kdcache.soft_targets.protocol import AnchorTargets, DenseTargets, SoftTargets
+from kdcache.soft_targets.protocol import AnchorTargets, DenseTargets, SoftTargets, keeps_all
 from kdcache.soft_targets.segments import (
     SegmentTargets,
     by_segment,
@@ -26,6 +26,7 @@ __all__ = [
     "SoftTargets",
     "by_segment",
     "compared_rows",
+    "keeps_all",
     "per_segment",
     "segments_of",
 ]
