@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -87,6 +87,8 @@ class StepLoader:
         self.step = 0
         """Steps of it that are done."""
         self._left_out = _NO_ROWS
+        self._place = object()
+        """Is replaced when the loader is sent elsewhere: a loop that still runs cannot go on."""
 
     @property
     def source(self) -> Source:
@@ -136,6 +138,7 @@ class StepLoader:
         if number != self.epoch:
             self.epoch = number
             self.step = 0
+            self._place = object()
 
     def __iter__(self) -> Iterator[DistillationBatch]:
         """Yield the batches that are left of the epoch, and go to the next one.
@@ -144,8 +147,12 @@ class StepLoader:
         `state_dict` after the step.
 
         Raises:
+            UsageError: the loader was sent elsewhere while the loop ran: by another loop over it,
+                `set_epoch` or `load_state_dict`.
             KdcacheError: units that are missing or damaged, samples that cannot be read.
         """
+        place = object()
+        self._place = place
         self.start_epoch()
         epoch = self.epoch
         parts = self.config.accumulate
@@ -153,10 +160,19 @@ class StepLoader:
             placed = self.placed(batch)
             if number % parts == 0:
                 self.step += 1
-            if self.step == self.num_steps:
+            is_last = self.step == self.num_steps
+            if is_last:
                 # a loop that counts batches does not come back after the last one
                 self.end_epoch()
             yield placed
+            if self._place is place:
+                continue
+            if is_last:
+                return
+            raise UsageError(
+                "the loader was sent elsewhere while a loop over it ran, by another loop, set_epoch"
+                " or load_state_dict: leave the loop first (break), or open a second loader"
+            )
         if self.epoch == epoch:
             self.end_epoch()  # none of its batches was left
 
@@ -243,6 +259,7 @@ class StepLoader:
         require_state(state)
         require_identity(state, self.identity())
         require_order(state, self._order())
+        self._place = object()
         # the cache has more by now: their turns would change
         if state["seeds"] != self.replay.seeds:
             own_seeds = named(state["seeds"], "seed")
@@ -286,6 +303,17 @@ class StepLoader:
         if samples is None:
             return "all"
         return hashlib.sha256(samples.tobytes()).hexdigest()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied: a copy would share workers and files, and count steps of its own.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            "a loader cannot be copied or sent to another process; open one there, and give it the"
+            " state_dict() of this one"
+        )
 
     def close(self) -> None:
         """End loader workers, and what is fetched ahead."""

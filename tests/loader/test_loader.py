@@ -1,7 +1,9 @@
 """`DistillationLoader` in loops of other people: the steps of `train-student`, and its promises."""
 
+import copy
 import functools
 import json
+import pickle
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -348,3 +350,79 @@ def test_a_square_size_may_be_given_as_a_pair(cache: Path) -> None:
     for size in sizes:
         with DistillationLoader(cache, size=size, **settings) as loader:
             assert next(iter(loader)).images.shape[2:] == (8, 8)
+
+
+def another_loop(loader: DistillationLoader) -> None:
+    next(iter(loader))
+
+
+def another_epoch(loader: DistillationLoader) -> None:
+    loader.set_epoch(2)
+
+
+def back(loader: DistillationLoader) -> None:
+    loader.load_state_dict(loader.state_dict())
+
+
+@pytest.mark.parametrize("send", [another_loop, another_epoch, back])
+def test_a_loop_whose_loader_is_sent_elsewhere_is_told(
+    cache: Path, send: Callable[[DistillationLoader], None]
+) -> None:
+    """It would go on with batches that count for another place."""
+    loader = DistillationLoader(cache, data=DIGITS, **HERE)
+    batches = iter(loader)
+    next(batches)
+    loader.set_epoch(0)  # where it is
+    next(batches)
+    send(loader)
+    with pytest.raises(UsageError, match=r"was sent elsewhere while a loop over it ran.*break"):
+        next(batches)
+
+
+def test_the_next_epoch_may_begin_within_the_last_batch(
+    cache: Path, unbroken: Callable[[int | None], Seen]
+) -> None:
+    loader = DistillationLoader(cache, data=DIGITS, **HERE)
+    found = []
+    for number, batch in enumerate(loader, start=1):
+        found.append(seen(batch))
+        if number == len(loader):
+            found.append(seen(next(iter(loader))))
+    found += map(seen, loader)
+    assert found == unbroken(None)[: 2 * len(loader)]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_loader_says_that_it_cannot_be_copied(
+    cache: Path, copied: Callable[[DistillationLoader], Any]
+) -> None:
+    loader = DistillationLoader(cache, data=DIGITS, **HERE)
+    with pytest.raises(UsageError, match=r"cannot be copied or sent to another process; open one"):
+        copied(loader)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_views_do_not_depend_on_the_defaults_of_torch(
+    cache: Path, unbroken: Callable[[int | None], Seen], workers: int
+) -> None:
+    """As of a program that has `torch.set_default_device("cuda")`, or computes in float64."""
+    whole = unbroken(None)[:6]
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            settings: dict[str, Any] = {**HERE, "num_workers": workers}
+            with DistillationLoader(cache, data=DIGITS, **settings) as loader:
+                batches = list(loader)
+            assert torch.empty(0).device.type == "meta"
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(dtype)
+    assert [seen(batch) for batch in batches] == whole
+    plain = next(iter(DistillationLoader(cache, data=DIGITS, **HERE)))
+    assert torch.equal(batches[0].images, plain.images)
+
+
+def test_an_argument_that_there_is_not_is_told_with_the_name_of_the_loader(cache: Path) -> None:
+    with pytest.raises(TypeError, match=r"DistillationLoader.* unexpected .*'shuffle'"):
+        DistillationLoader(cache, data=DIGITS, shuffle=True)  # type: ignore[call-arg]
