@@ -20,15 +20,20 @@ from kdcache.loader.teachers import Teacher
 from kdcache.loader.window_reader import WindowReader
 from kdcache.losses import Need
 from kdcache.positions import Layout
+from kdcache.runtime.agreement import require_same
 from kdcache.runtime.batch_size import chosen
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import rank, world_size
-from kdcache.runtime.wording import named
+from kdcache.runtime.wording import counted, named
 from kdcache.shapes import Rows, Size
 from kdcache.sources import Source
 from kdcache.views import Batch, ViewDataset, ViewLoader
 
+_ONE_LOADER = (
+    "give every process the same loader, in the same state: it shares the views of each step among"
+    " them"
+)
 _NO_ROWS: Rows = np.empty(0, np.int64)
 
 
@@ -76,6 +81,7 @@ class StepLoader:
                 processes=world_size(),
             )
         )
+        self._processes = world_size()
         self._views = ViewLoader(
             ViewDataset(replay.source, replay.recipe, replay.order, sizes=rendered),
             self._sampler,
@@ -147,10 +153,12 @@ class StepLoader:
         `state_dict` after the step.
 
         Raises:
+            MismatchError: another process of this loop has another loader, or is at another step.
             UsageError: the loader was sent elsewhere while the loop ran: by another loop over it,
                 `set_epoch` or `load_state_dict`.
             KdcacheError: units that are missing or damaged, samples that cannot be read.
         """
+        self._require_agreement()
         place = object()
         self._place = place
         self.start_epoch()
@@ -283,6 +291,30 @@ class StepLoader:
             "teacher": self.teacher.identity,
             "cache": ", ".join(digests) or "none",
         }
+
+    def _require_agreement(self) -> None:
+        """Check that the loaders of all processes are about to share the same steps.
+
+        Raises:
+            UsageError: the processes were joined, or parted, after it was opened.
+            MismatchError: another process has another loader, or is at another step.
+        """
+        if world_size() != self._processes:
+            raise UsageError(
+                f"the loader was opened with {counted(self._processes, 'process')} joined, and now"
+                f" there are {world_size()}: open it after torch.distributed.init_process_group, or"
+                " what calls it"
+            )
+        facts = {
+            **self.identity(),
+            **self._order(),
+            "accumulate": self.config.accumulate,
+            "seeds": self.replay.seeds,
+            "epoch": self.epoch,
+            "step": self.step,
+        }
+        texts = {name: str(fact) for name, fact in facts.items()}
+        require_same(texts, "their loaders", way_out=_ONE_LOADER)
 
     def _order(self) -> dict[str, Any]:
         """Return the settings that the order of views and the number of steps depend on."""

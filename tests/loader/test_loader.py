@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -332,6 +333,64 @@ def test_processes_that_others_have_joined_share_each_step(cache: Path, tmp_path
     first, second = ([json.loads(line) for line in lines] for lines in told)
     assert [one + other for one, other in zip(first, second, strict=True)] == whole
     assert {len(rows) for rows in first + second} == {8}
+
+
+APART = """
+import sys
+import torch
+import kdcache
+
+rank, store, cache, data, what = sys.argv[1:]
+
+
+def join():
+    torch.distributed.init_process_group("gloo", f"file://{store}", rank=int(rank), world_size=2)
+
+
+def loader(**settings):
+    return kdcache.DistillationLoader(
+        cache, data=data, batch_size=16, num_workers=0, device="cpu", **settings
+    )
+
+
+if what == "early":
+    apart = loader()
+    join()
+else:
+    join()
+if what == "seed":
+    apart = loader(run_seed=int(rank))
+if what == "step":
+    apart = loader()
+    for number, batch in enumerate(apart):
+        if number == int(rank):
+            break
+try:
+    next(iter(apart))
+except kdcache.KdcacheError as error:
+    print(f"{type(error).__name__}: {error}")
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("seed", "MismatchError: rank 1 on .* has another run_seed: 1 there, 0 in rank 0 .*; give"),
+        ("step", "MismatchError: rank 1 on .* has another step: 2 there, 1 in rank 0 .*; give"),
+        ("early", "UsageError: the loader was opened with 1 process joined, and now there are 2"),
+    ],
+)
+def test_processes_whose_loaders_differ_are_told(
+    cache: Path, tmp_path: Path, what: str, message: str
+) -> None:
+    """They would train on views that are no one's share, and nothing would tell."""
+    file = tmp_path / "apart.py"
+    file.write_text(APART)
+    words = (str(tmp_path / "store"), str(cache), DIGITS, what)
+    ranks = [script(file, str(rank), *words, folder=tmp_path) for rank in range(2)]
+    for _, out, err in [rank.end() for rank in ranks]:
+        assert re.match(message, out), out + err
 
 
 def test_caches_whose_maps_differ_need_a_student_with_maps(tmp_path: Path, recipe: str) -> None:
