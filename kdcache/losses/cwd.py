@@ -17,7 +17,7 @@ from kdcache.losses.protocol import (
     require_tau,
 )
 from kdcache.shapes import Logits, Maps, Scalar, Targets
-from kdcache.soft_targets import SoftTargets
+from kdcache.soft_targets import SoftTargets, require_one_segment
 
 
 def cwd_loss(student: Maps, teacher: Logits | SoftTargets, *, tau: float = 4.0) -> Scalar:
@@ -34,7 +34,9 @@ def cwd_loss(student: Maps, teacher: Logits | SoftTargets, *, tau: float = 4.0) 
         UsageError: a temperature that is not above 0, or logits of different shapes.
     """
     require_tau(tau)
-    teacher_rows = as_soft_targets(teacher).logits()
+    soft_targets = as_soft_targets(teacher)
+    require_one_segment(soft_targets)
+    teacher_rows = soft_targets.logits()
     _require_maps(student, teacher_rows)
     student_maps = student.float().flatten(1, 2) / tau
     teacher_maps = teacher_rows.reshape(student_maps.shape) / tau

@@ -17,7 +17,13 @@ from kdcache.shapes import (
     Scalar,
     Targets,
 )
-from kdcache.soft_targets import AnchorTargets, DenseTargets, SoftTargets, keeps_all
+from kdcache.soft_targets import (
+    AnchorTargets,
+    DenseTargets,
+    SoftTargets,
+    keeps_all,
+    require_one_segment,
+)
 
 _STD_EPS = 1e-7  # of the published code
 
@@ -212,6 +218,7 @@ def require_rows(logits: Tensor, teacher: SoftTargets) -> None:
     """Raise a UsageError if a student's logits are no rows of classes: those of maps and of several
     positions a view have more axes, and would be compared along the wrong ones."""
     require_logits(logits)
+    require_one_segment(teacher)
     num_axes = 2
     if isinstance(teacher, AnchorTargets):
         num_axes = 3

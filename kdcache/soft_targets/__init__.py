@@ -12,6 +12,7 @@ from kdcache.soft_targets.segments import (
     by_segment,
     compared_rows,
     per_segment,
+    require_one_segment,
     segments_of,
 )
 
@@ -28,5 +29,6 @@ __all__ = [
     "compared_rows",
     "keeps_all",
     "per_segment",
+    "require_one_segment",
     "segments_of",
 ]

@@ -302,8 +302,11 @@ def test_maps_come_head_by_head(tmp_path: Path, recipe: str) -> None:
     loss = cross_entropy(large, batch.targets, ignore_index=255)
     (loss + kdcache.dist_loss(rows, segments_of(batch.teacher)[0])).backward()
     assert logits.grad is not None and bool(logits.grad.isfinite().all())
+    for of_rows in (kdcache.dist_loss, kdcache.kl_loss, kdcache.mse_loss, kdcache.mlkd_loss):
+        with pytest.raises(CodecError, match=r"head by head: give teacher\.heads\[0\]"):
+            of_rows(rows, batch.teacher)
     with pytest.raises(CodecError, match=r"head by head: give teacher\.heads\[0\]"):
-        kdcache.dist_loss(rows, batch.teacher)
+        kdcache.cwd_loss(logits.permute(0, 2, 3, 1), batch.teacher)
 
 
 OF_A_RANK = """
@@ -480,6 +483,22 @@ def test_views_do_not_depend_on_the_defaults_of_torch(
     assert [seen(batch) for batch in batches] == whole
     plain = next(iter(DistillationLoader(cache, data=DIGITS, **HERE)))
     assert torch.equal(batches[0].images, plain.images)
+
+
+def test_a_cache_is_found_from_another_working_directory(
+    cache: Path,
+    unbroken: Callable[[int | None], Seen],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where a notebook changes it after a loader was opened."""
+    monkeypatch.chdir(cache.parent)
+    settings: dict[str, Any] = {**HERE, "slab_dir": "slabs"}
+    loader = DistillationLoader(cache.name, data=DIGITS, **settings)
+    monkeypatch.chdir(tmp_path)
+    assert [seen(batch) for batch in batches_of(loader, 3)] == unbroken(None)
+    assert f"DistillationLoader of {cache.name}:" in repr(loader)
+    assert not any(tmp_path.iterdir())
 
 
 def test_an_argument_that_there_is_not_is_told_with_the_name_of_the_loader(cache: Path) -> None:
