@@ -48,7 +48,8 @@ SECTIONS = {
 @click.option("--data", help="Source of its views.", metavar="SPEC")
 @click.option(
     "--recipe",
-    help="Recipe of its views: a shipped name, a TOML file or module:function.",
+    help="Recipe of its views: imagenet-b1, coco or another that ships, a TOML file or"
+    " module:function.",
     metavar="NAME|FILE",
 )
 @click.option(

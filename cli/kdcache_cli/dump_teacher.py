@@ -45,7 +45,8 @@ SECTIONS = {
 )
 @click.option(
     "--recipe",
-    help="Recipe of the views: a shipped name, a TOML file or module:function.",
+    help="Recipe of the views: imagenet-b1, coco or another that ships, a TOML file or"
+    " module:function.",
     metavar="NAME|FILE",
 )
 @click.option("--seeds", help="Augmentation seeds, B left out  [0:1].", metavar="A:B")

@@ -29,6 +29,7 @@ def build(
     where: str,
     *,
     called: Callable[[str], str] = str,
+    way_out: str = "",
 ) -> T:
     """Return dataclass `cls` made from `values`, nested tables included, types checked.
 
@@ -37,6 +38,7 @@ def build(
         values: by field.
         where: they come from, for messages.
         called: gives what a user calls a field, for those that are missing.
+        way_out: what the user can do about these, the end of the message.
 
     Raises:
         UsageError: an unknown key (the nearest is suggested), a missing one, a value of the wrong
@@ -53,7 +55,7 @@ def build(
         text = last
         if others:
             text = f"{', '.join(others)} and {last}"
-        raise UsageError(f"{where} needs {text}")
+        raise UsageError(f"{where} needs {text}{way_out}")
     for key, value in values.items():
         require_finite(value, f"{where} {key}")
     arguments: dict[str, Any] = {}

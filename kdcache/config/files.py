@@ -68,7 +68,7 @@ def load_config(
             )
         _require_texts(value, f"--set {key}")
         _put(table, key, value, file)
-    return build(cls, table, command, called=_flag)
+    return build(cls, table, command, called=_flag, way_out=f"; see kdcache {command} --help")
 
 
 def _parse_setting(setting: str) -> tuple[str, Any]:

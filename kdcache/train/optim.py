@@ -1,8 +1,9 @@
 """timm's optimisers and schedules, behind two small tables of settings."""
 
+import inspect
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -21,6 +22,9 @@ _OPTIMIZERS = LibrarySources(
 _SCHEDULES = ("cosine", "step", "multistep", "poly", "tanh", "constant", "wsd", "rsqrt", "none")
 _WITHOUT_END = ("constant", "step", "multistep", "none")
 """Schedules that are not told how many epochs there are, or make no use of it."""
+_OF_OPTIMIZERS = frozenset(("opt", "filter_bias_and_bn", "param_group_fn"))
+_OF_SCHEDULES = frozenset(("sched", "num_epochs", "updates_per_epoch", "step_on_epochs"))
+"""Arguments of timm's functions that settings have under another name, or not at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +111,23 @@ def _require_own(table: str, config: Any) -> None:
             raise UsageError(f"{table}.options has {name}; say {table}.{name}")
 
 
+def _require_known(table: str, config: Any, *takers: Callable[..., Any]) -> None:
+    """Raise a UsageError that names the nearest, if one of the further arguments is of none of
+    timm's functions and classes that take them."""
+    own_names = {setting.name for setting in fields(config)}
+    names: set[str] = set()
+    for taker in takers:
+        for parameter in inspect.signature(taker).parameters.values():
+            if parameter.default is not parameter.empty:
+                names.add(parameter.name)
+    for name in config.options:
+        choose(
+            name,
+            names - own_names - _OF_OPTIMIZERS - _OF_SCHEDULES,
+            f"option of {table} {config.name},",
+        )
+
+
 def check_optimizer_name(config: OptimizerConfig) -> None:
     """Check that timm's sources have an optimiser of that name, without importing timm.
 
@@ -150,9 +171,16 @@ def make_optimizer(model: Module, config: OptimizerConfig) -> "torch.optim.Optim
     Raises:
         UsageError: an unknown optimiser (the nearest is suggested) or argument.
     """
-    from timm.optim import create_optimizer_v2, list_optimizers  # noqa: PLC0415
+    from timm.optim import (  # noqa: PLC0415
+        create_optimizer_v2,
+        get_optimizer_class,
+        list_optimizers,
+    )
 
-    choose(config.name.lower(), list_optimizers(), "optimizer.name")
+    name = choose(config.name.lower(), list_optimizers(), "optimizer.name")
+    with _one_line_errors("optimizer", config.name):
+        optimizer_class = get_optimizer_class(name, bind_defaults=False)
+    _require_known("optimizer", config, create_optimizer_v2, optimizer_class)
     with _one_line_errors("optimizer", config.name):
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
             model,
@@ -179,6 +207,7 @@ def make_schedule(
 
     if config.name == "none":
         return _Constant()
+    _require_known("schedule", config, create_scheduler_v2)
     settings = {"warmup_prefix": False, **asdict(config), **config.options}
     del settings["name"]
     del settings["options"]

@@ -140,9 +140,9 @@ def test_what_set_refuses(file: str, settings: list[str], message: str) -> None:
 def test_what_must_be_given_is_called_as_the_command_line_calls_it(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text("[train-student]\n[dump-teacher]\nrecipe = 'r'\n")
-    with pytest.raises(UsageError, match=r"^train-student needs RUN and --student$"):
+    with pytest.raises(UsageError, match=r"^train-student needs RUN and --student; see kdcache"):
         load(str(path))
-    with pytest.raises(UsageError, match=r"^dump-teacher needs CACHE, --data and --teacher$"):
+    with pytest.raises(UsageError, match=r"^dump-teacher needs CACHE, --data and --teacher; see "):
         load_config(DumpConfig, "dump-teacher", file=str(path), flags={})
 
 
@@ -155,7 +155,7 @@ def test_what_must_be_given_is_called_as_the_command_line_calls_it(tmp_path: Pat
         ("[dump-teacher]\n", r"has no table \[train-student\]"),
         ("[train-studnet]\n", "did you mean 'train-student'"),
         ("train-student = 3\n", "train-student must be a table"),
-        ("[train-student]\nrun = 'r'\n", "train-student needs --student"),
+        ("[train-student]\nrun = 'r'\n", "train-student needs --student; see kdcache train-st"),
     ],
 )
 def test_what_a_file_is_refused_for(tmp_path: Path, text: str | None, message: str) -> None:
