@@ -44,9 +44,9 @@ def brief(value: object) -> str:
 
 
 def quoted(value: object) -> str:
-    """Return how a message quotes a value that may be of any length: Python's notation, cut to
-    `MOST_QUOTED` characters."""
-    return shortened(repr(value), MOST_QUOTED)
+    """Return how a message quotes a value that may be of any length: Python's notation, on one line
+    and cut to `MOST_QUOTED` characters."""
+    return shortened(" ".join(repr(value).split("\n")), MOST_QUOTED)
 
 
 def printable(text: str) -> str:

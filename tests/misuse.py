@@ -136,7 +136,29 @@ def cases(path: str) -> dict[str, Callable[[], Any]]:
         ),
         "export": lambda: kdcache.export_cache(path, path),
     }
+    batch = next(iter(loader))
+    maps = torch.zeros(2, 6, 5, 4)
+    pixels = torch.zeros(2 * 6 * 5, 4)
+    topk = kdcache.open_codec("topk:k=2", classes=4)
+    largest = topk.decode(topk.encode(ROWS), "cpu")
+    found |= {
+        "largest for dkd": lambda: kdcache.dkd_loss(ROWS, largest, LABELS),
+        "largest for nkd": lambda: kdcache.nkd_loss(ROWS, largest, LABELS),
+        "no list of taus": lambda: kdcache.mlkd_loss(ROWS, ROWS, taus=4),  # type: ignore[arg-type]
+        "labels in a list": lambda: kdcache.nkd_loss(ROWS, ROWS, [0, 1, 2]),  # type: ignore[arg-type]
+        "labels of bytes": lambda: kdcache.dkd_loss(ROWS, ROWS, LABELS.byte()),
+        "rows for maps": lambda: kdcache.cwd_loss(ROWS, ROWS),
+        "classes before pixels": lambda: kdcache.cwd_loss(maps.permute(0, 3, 1, 2), pixels),
+        "pixels": lambda: kdcache.cwd_loss(maps[:, 1:], pixels),
+    }
+    for name, loss in {**LOSSES, "mlkd": kdcache.mlkd_loss, "mse": kdcache.mse_loss}.items():
+        found[f"sides of {name}"] = lambda loss=loss: loss(batch.teacher, ROWS)
+        found[f"batch for {name}"] = lambda loss=loss: loss(ROWS, batch)
+        found[f"array for {name}"] = lambda loss=loss: loss(ROWS.numpy(), ROWS)
+        found[f"array of a teacher for {name}"] = lambda loss=loss: loss(ROWS, ROWS.numpy())
+        found[f"places for {name}"] = lambda loss=loss: loss(ROWS.argmax(1), ROWS)
     for name, loss in LOSSES.items():
+        found[f"tau in words of {name}"] = lambda loss=loss: loss(ROWS, ROWS, tau="4")
         found[f"tau of {name}"] = lambda loss=loss: loss(ROWS, ROWS, tau=0)
         found[f"finite tau of {name}"] = lambda loss=loss: loss(ROWS, ROWS, tau=float("nan"))
         found[f"classes of {name}"] = lambda loss=loss: loss(ROWS, torch.zeros(3, 5))

@@ -76,11 +76,31 @@ TOLD = {
     "merge": "UsageError: .*/link is the cache itself, or inside it; give the new one a folder of",
     "convert inside": "UsageError: .*/cache/new is the cache itself, or inside it; give the new one",
     "export": "UsageError: .*/cache is the cache itself, or inside it; give the new one a folder",
+    "largest for dkd": "UsageError: this loss needs the label's logit, .*; use a cache with codec full",
+    "largest for nkd": "UsageError: this loss needs the label's logit, .*; use a cache with codec full",
+    "no list of taus": "UsageError: loss mlkd: taus is 4; it must be a list of temperatures",
+    "labels in a list": r"UsageError: targets are \[0, 1, 2\]; give a tensor with a class index",
+    "labels of bytes": r"UsageError: targets are torch.uint8 of shape \(3,\); give a class index",
+    "rows for maps": r"UsageError: the student's maps are of shape \(3, 4\), .*; give maps",
+    "classes before pixels": r"UsageError: the student's maps are of shape \(2, 4, 6, 5\), .*",
+    "pixels": r"UsageError: the student's maps are of shape \(2, 5, 5, 4\), .*\(60, 4\); give maps",
+    **{
+        f"{what} {loss}": message
+        for loss in ("dist", "kl", "dkd", "nkd", "mlkd", "mse")
+        for what, message in {
+            "sides of": "UsageError: the student's logits are of type DenseTargets; give a tensor of",
+            "batch for": "UsageError: the teacher's side is of type DistillationBatch; give the soft",
+            "array for": "UsageError: the student's logits are of type ndarray; give a tensor of them",
+            "array of a teacher for": "UsageError: the teacher's side is of type ndarray; give the soft",
+            "places for": "UsageError: the student's logits are torch.int64; give them as floats",
+        }.items()
+    },
     **{
         f"{what} of {loss}": message
         for loss in ("dist", "kl", "dkd", "nkd")
         for what, message in {
             "tau": "UsageError: tau is 0; it must be above 0, and finite",
+            "tau in words": "UsageError: tau is '4'; it must be a number above 0",
             "finite tau": "UsageError: tau is nan; it must be above 0, and finite",
             "classes": r"UsageError: the student's logits are of shape \(3, 4\), .*\(3, 5\)",
             "rows": r"UsageError: the student's logits are of shape \(3, 4\), .*\(4, 4\)",

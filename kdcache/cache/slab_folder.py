@@ -26,7 +26,7 @@ from kdcache.cache.local_file import (
 )
 from kdcache.errors import CacheError
 from kdcache.runtime.console import say
-from kdcache.runtime.files import name_of_temporary
+from kdcache.runtime.files import lasting_path, name_of_temporary
 from kdcache.runtime.home import home_folder
 
 DEFAULT_LIMIT = 20 * 10**9
@@ -54,7 +54,8 @@ class SlabFolder:
                 yet.
             limit: bytes that are kept; what is in use may go beyond.
         """
-        self.path = path / SUBFOLDER if path else home_folder() / "slabs"
+        folder = path / SUBFOLDER if path else home_folder() / "slabs"
+        self.path = lasting_path(folder)
         self.limit = limit
         self._checked: set[State] = set()
 

@@ -75,7 +75,7 @@ def views_of(
     Args:
         cache: the cache, or its path.
         data: the data set, or its spec; by default as in `source_of`.
-        size: height and width of the views, or one number; by default the recipe's own.
+        size: height and width of the views, or one number; by default those that the teacher saw.
 
     Raises:
         UsageError: the cache holds no images, and `data` is not given.
@@ -86,7 +86,8 @@ def views_of(
     cache = as_cache(cache)
     recipe = cache.recipe
     source = source_of(cache, data)
-    return kdcache.views.ViewDataset(source, recipe, cache.order, sizes=[size or recipe.size])
+    view_size = size or cache.manifest.input_size
+    return kdcache.views.ViewDataset(source, recipe, cache.order, sizes=[view_size])
 
 
 def _way_to_images(cache: Cache) -> str:

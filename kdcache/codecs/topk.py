@@ -240,6 +240,11 @@ class TopKRows:
         self._index = fields["classes"].to(torch.int64)
         self._dropped = codec.classes - codec.k
 
+    @property
+    def keeps_all(self) -> bool:
+        """Whether no class is dropped."""
+        return self._codec.keeps_all
+
     def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
         """Return softmax(logits / tau) with the tail shaped by the codec's policy, float32 `[rows,
         classes]`.

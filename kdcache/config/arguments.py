@@ -46,7 +46,7 @@ def checked_arguments(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        for name, value in signature.bind(*args, **kwargs).arguments.items():
+        for name, value in _bound(signature, args, kwargs).items():
             hint = hints().get(name, Any)
             if not _fits(value, hint):
                 raise UsageError(f"{name} is {quoted(value)}; it must be {_words_of(hint)}")
@@ -55,6 +55,17 @@ def checked_arguments(function: Callable[P, T]) -> Callable[P, T]:
         return function(*args, **kwargs)
 
     return call
+
+
+def _bound(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments of a call by name; none where they do not fit, which Python tells when
+    the call is made, with the name of the function."""
+    try:
+        return signature.bind(*args, **kwargs).arguments
+    except TypeError:
+        return {}
 
 
 def given(**arguments: Any) -> dict[str, Any]:

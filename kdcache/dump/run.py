@@ -84,7 +84,7 @@ def dump_teacher(
         seeds: augmentation seeds, such as `"0:90"` or `range(90)`.
         codec: spec of the codec; by default that of the cache, of a new one what suits the classes.
         size: of a module, height and width of the views that it takes, or one number; by default
-            the module's own, as timm's say it, or the recipe's.
+            the module's own, as timm's say it that take no other, or the recipe's.
         mean: of a module, of pixels scaled to 0 to 1, one number or one a channel; by default the
             module's own.
         std: as `mean`.

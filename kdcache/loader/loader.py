@@ -89,8 +89,8 @@ class DistillationLoader(StepLoader):
             batch_size: views of a step, over all processes and accumulated parts.
             num_workers: processes that render views; by default one for each core, up to 8.
             device: where batches come to: `auto`, `cpu`, `cuda` or `cuda:N`.
-            model: the student, whose input size and normalisation are taken if it says them (timm's
-                models do, and kdcache's, which normalise themselves).
+            model: the student, whose normalisation and input size are taken if it says them: timm's
+                models say their size if they take no other; kdcache's normalise themselves.
             size: height and width of the views, or one number for both; by default the model's, or
                 the teacher's.
             mean: of pixels scaled to 0 to 1, one number or one a channel; with `std` images come

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -20,15 +20,20 @@ from kdcache.loader.teachers import Teacher
 from kdcache.loader.window_reader import WindowReader
 from kdcache.losses import Need
 from kdcache.positions import Layout
+from kdcache.runtime.agreement import require_same
 from kdcache.runtime.batch_size import chosen
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import rank, world_size
-from kdcache.runtime.wording import named
+from kdcache.runtime.wording import counted, named
 from kdcache.shapes import Rows, Size
 from kdcache.sources import Source
 from kdcache.views import Batch, ViewDataset, ViewLoader
 
+_ONE_LOADER = (
+    "give every process the same loader, in the same state: it shares the views of each step among"
+    " them"
+)
 _NO_ROWS: Rows = np.empty(0, np.int64)
 
 
@@ -76,6 +81,7 @@ class StepLoader:
                 processes=world_size(),
             )
         )
+        self._processes = world_size()
         self._views = ViewLoader(
             ViewDataset(replay.source, replay.recipe, replay.order, sizes=rendered),
             self._sampler,
@@ -87,6 +93,8 @@ class StepLoader:
         self.step = 0
         """Steps of it that are done."""
         self._left_out = _NO_ROWS
+        self._place = object()
+        """Is replaced when the loader is sent elsewhere: a loop that still runs cannot go on."""
 
     @property
     def source(self) -> Source:
@@ -136,6 +144,7 @@ class StepLoader:
         if number != self.epoch:
             self.epoch = number
             self.step = 0
+            self._place = object()
 
     def __iter__(self) -> Iterator[DistillationBatch]:
         """Yield the batches that are left of the epoch, and go to the next one.
@@ -144,8 +153,14 @@ class StepLoader:
         `state_dict` after the step.
 
         Raises:
+            MismatchError: another process of this loop has another loader, or is at another step.
+            UsageError: the loader was sent elsewhere while the loop ran: by another loop over it,
+                `set_epoch` or `load_state_dict`.
             KdcacheError: units that are missing or damaged, samples that cannot be read.
         """
+        self._require_agreement()
+        place = object()
+        self._place = place
         self.start_epoch()
         epoch = self.epoch
         parts = self.config.accumulate
@@ -153,10 +168,19 @@ class StepLoader:
             placed = self.placed(batch)
             if number % parts == 0:
                 self.step += 1
-            if self.step == self.num_steps:
+            is_last = self.step == self.num_steps
+            if is_last:
                 # a loop that counts batches does not come back after the last one
                 self.end_epoch()
             yield placed
+            if self._place is place:
+                continue
+            if is_last:
+                return
+            raise UsageError(
+                "the loader was sent elsewhere while a loop over it ran, by another loop, set_epoch"
+                " or load_state_dict: leave the loop first (break), or open a second loader"
+            )
         if self.epoch == epoch:
             self.end_epoch()  # none of its batches was left
 
@@ -243,6 +267,7 @@ class StepLoader:
         require_state(state)
         require_identity(state, self.identity())
         require_order(state, self._order())
+        self._place = object()
         # the cache has more by now: their turns would change
         if state["seeds"] != self.replay.seeds:
             own_seeds = named(state["seeds"], "seed")
@@ -267,6 +292,30 @@ class StepLoader:
             "cache": ", ".join(digests) or "none",
         }
 
+    def _require_agreement(self) -> None:
+        """Check that the loaders of all processes are about to share the same steps.
+
+        Raises:
+            UsageError: the processes were joined, or parted, after it was opened.
+            MismatchError: another process has another loader, or is at another step.
+        """
+        if world_size() != self._processes:
+            raise UsageError(
+                f"the loader was opened with {counted(self._processes, 'process')} joined, and now"
+                f" there are {world_size()}: open it after torch.distributed.init_process_group, or"
+                " what calls it"
+            )
+        facts = {
+            **self.identity(),
+            **self._order(),
+            "accumulate": self.config.accumulate,
+            "seeds": self.replay.seeds,
+            "epoch": self.epoch,
+            "step": self.step,
+        }
+        texts = {name: str(fact) for name, fact in facts.items()}
+        require_same(texts, "their loaders", way_out=_ONE_LOADER)
+
     def _order(self) -> dict[str, Any]:
         """Return the settings that the order of views and the number of steps depend on."""
         window = None
@@ -286,6 +335,17 @@ class StepLoader:
         if samples is None:
             return "all"
         return hashlib.sha256(samples.tobytes()).hexdigest()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied: a copy would share workers and files, and count steps of its own.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            "a loader cannot be copied or sent to another process; open one there, and give it the"
+            " state_dict() of this one"
+        )
 
     def close(self) -> None:
         """End loader workers, and what is fetched ahead."""

@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kdcache.deferred import Tensor, torch
-from kdcache.losses.protocol import LossOptions, Need, as_soft_targets, require_tau
+from kdcache.errors import UsageError
+from kdcache.losses.protocol import (
+    LossOptions,
+    Need,
+    as_soft_targets,
+    require_logits,
+    require_tau,
+)
 from kdcache.shapes import Logits, Maps, Scalar, Targets
-from kdcache.soft_targets import SoftTargets
+from kdcache.soft_targets import SoftTargets, require_one_segment
 
 
 def cwd_loss(student: Maps, teacher: Logits | SoftTargets, *, tau: float = 4.0) -> Scalar:
@@ -22,14 +29,33 @@ def cwd_loss(student: Maps, teacher: Logits | SoftTargets, *, tau: float = 4.0) 
         teacher: raw logits of the same pixels as rows, view by view and line by line, or a codec's
             decoded rows.
         tau: temperature of both softmaxes.
+
+    Raises:
+        UsageError: a temperature that is not above 0, or logits of different shapes.
     """
     require_tau(tau)
+    soft_targets = as_soft_targets(teacher)
+    require_one_segment(soft_targets)
+    teacher_rows = soft_targets.logits()
+    _require_maps(student, teacher_rows)
     student_maps = student.float().flatten(1, 2) / tau
-    teacher_maps = as_soft_targets(teacher).logits().reshape(student_maps.shape) / tau
+    teacher_maps = teacher_rows.reshape(student_maps.shape) / tau
     log_student = _over_pixels(student_maps)
     log_teacher = _over_pixels(teacher_maps)
     loss: Scalar = tau**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(1).mean()
     return loss
+
+
+def _require_maps(student: Tensor, teacher: Tensor) -> None:
+    """Raise a UsageError if a student's logits are no maps of the teacher's pixels and classes:
+    with the classes first, as torch has them, there would be as many numbers."""
+    require_logits(student)
+    is_of_maps = student.ndim == 4 and teacher.shape[-1] == student.shape[-1]
+    if not is_of_maps or teacher.numel() != student.numel():
+        raise UsageError(
+            f"the student's maps are of shape {tuple(student.shape)}, the teacher's rows of"
+            f" {tuple(teacher.shape)}; give maps [views, height, width, classes] of the same pixels"
+        )
 
 
 def _over_pixels(maps: Tensor) -> Tensor:

@@ -6,14 +6,22 @@ authors' code, which also leaves out views and classes of which the teacher is u
 of its views that are augmented little.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 from typing import ClassVar
 
 from kdcache.deferred import Tensor, torch
-from kdcache.errors import UsageError
+from kdcache.errors import UsageError, quoted
 from kdcache.losses.kl import kl_loss
-from kdcache.losses.protocol import LossOptions, Need, needs_of, softened
+from kdcache.losses.protocol import (
+    LossOptions,
+    Need,
+    as_soft_targets,
+    needs_of,
+    require_rows,
+    softened,
+)
 from kdcache.shapes import LogitRows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
@@ -71,6 +79,7 @@ def mlkd_terms(
         UsageError: no temperature, or more rows or classes than can be compared each with each.
     """
     _require_some(taus)
+    require_rows(student_logits, as_soft_targets(teacher))
     nothing = student_logits.float().sum() * 0
     instances = nothing
     batch = nothing
@@ -88,8 +97,10 @@ def mlkd_terms(
 
 
 def _require_some(taus: tuple[float, ...]) -> None:
-    """Raise a UsageError if there is no temperature."""
-    if not taus:
+    """Raise a UsageError if there is no temperature, or one that is in no list."""
+    if not isinstance(taus, Iterable):
+        raise UsageError(f"loss mlkd: taus is {quoted(taus)}; it must be a list of temperatures")
+    if not len(taus):
         raise UsageError("loss mlkd: taus is empty; give temperatures, as taus=[2,3,4,5,6]")
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 from kdcache.config.names import choose
 from kdcache.deferred import Tensor, torch
-from kdcache.errors import UsageError
+from kdcache.errors import UsageError, quoted
 from kdcache.shapes import (
     Activation,
     LogitRows,
@@ -17,7 +17,13 @@ from kdcache.shapes import (
     Scalar,
     Targets,
 )
-from kdcache.soft_targets import AnchorTargets, DenseTargets, SoftTargets
+from kdcache.soft_targets import (
+    AnchorTargets,
+    DenseTargets,
+    SoftTargets,
+    keeps_all,
+    require_one_segment,
+)
 
 _STD_EPS = 1e-7  # of the published code
 
@@ -65,9 +71,18 @@ class Loss(Protocol):
 
 
 def as_soft_targets(teacher: LogitRows | SoftTargets) -> SoftTargets:
-    """Return raw logits as rows, rows as they are."""
+    """Return raw logits as rows, rows as they are.
+
+    Raises:
+        UsageError: they are neither.
+    """
     if torch.is_tensor(teacher):
         return DenseTargets(teacher)
+    if not hasattr(teacher, "probs"):
+        raise UsageError(
+            f"the teacher's side is of type {type(teacher).__name__}; give the soft targets of a"
+            " batch, batch.teacher, or a tensor of logits"
+        )
     return teacher
 
 
@@ -83,6 +98,8 @@ def require_activation(activation: str, *, standardize: bool) -> None:
 
 def require_tau(tau: float) -> None:
     """Raise a UsageError if a temperature is not above 0, or not finite."""
+    if not hasattr(tau, "__float__"):
+        raise UsageError(f"tau is {quoted(tau)}; it must be a number above 0")
     if not 0 < tau < math.inf:
         raise UsageError(f"tau is {tau}; it must be above 0, and finite")
 
@@ -117,7 +134,7 @@ def softened(
         UsageError: a temperature that is not above 0, or logits of different shapes.
     """
     rows = as_soft_targets(teacher)
-    _require_rows(student_logits, rows)
+    require_rows(student_logits, rows)
     student = tempered(student_logits, tau=tau, standardize=standardize)
     # the softmax forgets the row's mean
     temperature: float | Tensor = tau
@@ -155,10 +172,16 @@ def tempered_pair(
     """Return the logits of student and teacher over the temperature, in float32.
 
     Raises:
-        UsageError: a temperature that is not above 0, logits of different shapes, or not as many
-            labels as rows.
+        UsageError: a temperature that is not above 0, logits of different shapes, not as many
+            labels as rows, or a teacher whose rows do not hold the label's logit.
     """
-    _require_rows(student_logits, as_soft_targets(teacher))
+    rows = as_soft_targets(teacher)
+    require_rows(student_logits, rows)
+    if not keeps_all(rows):
+        raise UsageError(
+            "this loss needs the label's logit, and the teacher's rows hold only the largest; use a"
+            " cache with codec full or lowrank, or dist_loss or kl_loss"
+        )
     _require_labels(targets, student_logits)
     return tempered_pair_of_rows(student_logits, teacher, tau=tau, standardize=standardize)
 
@@ -172,16 +195,30 @@ def tempered_pair_of_rows(
         UsageError: a temperature that is not above 0, or logits of different shapes.
     """
     rows = as_soft_targets(teacher)
-    _require_rows(student_logits, rows)
+    require_rows(student_logits, rows)
     student = tempered(student_logits, tau=tau, standardize=standardize)
     target = tempered(rows.logits(), tau=tau, standardize=standardize)
     _require_same(student, target)
     return student, target
 
 
-def _require_rows(logits: Tensor, teacher: SoftTargets) -> None:
+def require_logits(logits: Tensor) -> None:
+    """Raise a UsageError if a student's logits are no tensor of floats, as where a model gives more
+    than these, or where student and teacher are swapped."""
+    if not torch.is_tensor(logits):
+        raise UsageError(
+            f"the student's logits are of type {type(logits).__name__}; give a tensor of them"
+            " first, and then the teacher's side"
+        )
+    if not logits.is_floating_point():
+        raise UsageError(f"the student's logits are {logits.dtype}; give them as floats")
+
+
+def require_rows(logits: Tensor, teacher: SoftTargets) -> None:
     """Raise a UsageError if a student's logits are no rows of classes: those of maps and of several
     positions a view have more axes, and would be compared along the wrong ones."""
+    require_logits(logits)
+    require_one_segment(teacher)
     num_axes = 2
     if isinstance(teacher, AnchorTargets):
         num_axes = 3
@@ -194,8 +231,13 @@ def _require_rows(logits: Tensor, teacher: SoftTargets) -> None:
 
 def _require_labels(targets: Tensor, logits: Tensor) -> None:
     """Raise a UsageError if there is not a class index for each row."""
-    rows = logits.shape[:1]
-    if targets.shape != rows or targets.is_floating_point() or targets.is_complex():
+    if not torch.is_tensor(targets):
+        raise UsageError(
+            f"targets are {quoted(targets)}; give a tensor with a class index for each of the"
+            f" {len(logits)} rows, int64"
+        )
+    # torch takes no other integers as indices
+    if targets.shape != logits.shape[:1] or targets.dtype not in (torch.int32, torch.int64):
         raise UsageError(
             f"targets are {targets.dtype} of shape {tuple(targets.shape)}; give a class index for"
             f" each of the {len(logits)} rows, int64"

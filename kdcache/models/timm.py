@@ -7,7 +7,7 @@ timm:resnet18,output_stride=8,decoder=deeplabv3,aux_loss=true
                                         or another head, and an auxiliary one on the map before
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -19,10 +19,10 @@ from kdcache.errors import ModelError, UsageError
 from kdcache.models.building import Built, constructing
 from kdcache.models.library_options import require_no_other
 from kdcache.models.map_heads import MAP_HEADS, plain_head
-from kdcache.models.preprocessing import Preprocessing
+from kdcache.models.preprocessing import NOTHING_GIVEN, GivenPreprocessing
 from kdcache.models.specs import OWN_OPTIONS
 from kdcache.runtime.downloads import asking_hub
-from kdcache.shapes import as_size
+from kdcache.shapes import Size, as_size
 
 _OF_MAPS = ("decoder", "aux_loss")
 """Options of the head on a backbone."""
@@ -48,10 +48,7 @@ def build_classifier(spec: Spec, classes: int | None, channels: int) -> Built:
     with constructing(spec, way_out, refused=_refused(spec)), asking_hub():
         module = timm.create_model(name, in_chans=channels, **options)
     config = timm.data.resolve_model_data_config(module)
-    size = options.get("img_size") or None
-    weights_config = module.pretrained_cfg or {}
-    if not size and weights_config.get("fixed_input_size", False):
-        size = config["input_size"][-1]
+    size = options.get("img_size") or _only_size(module, config)
     return module, {"mean": config["mean"], "std": config["std"], "input_size": size}
 
 
@@ -89,17 +86,34 @@ def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
     return module, {"mean": config["mean"], "std": config["std"]}
 
 
-def timm_preprocessing(model: nn.Module) -> Preprocessing | None:
-    """Return what a model of timm's wants of a view; None of one that has no such
-    configuration."""
+def timm_preprocessing(model: nn.Module) -> GivenPreprocessing:
+    """Return what a model of timm's wants of a view, its size if it takes no other; nothing of one
+    that has no such configuration."""
     if getattr(model, "pretrained_cfg", None) is None:
-        return None
+        return NOTHING_GIVEN
     import timm  # noqa: PLC0415
 
     config = timm.data.resolve_model_data_config(model)
-    return Preprocessing(
-        as_size(config["input_size"][1:]), tuple(config["mean"]), tuple(config["std"])
+    return GivenPreprocessing(
+        size=_only_size(model, config), mean=tuple(config["mean"]), std=tuple(config["std"])
     )
+
+
+def _only_size(model: nn.Module, config: Mapping[str, Any]) -> Size | None:
+    """Return the input size of a model that takes no other; None of one that takes any, for which
+    the size in its configuration is a proposal.
+
+    Args:
+        model: of timm.
+        config: of its data, as timm resolves it.
+    """
+    weights_config: Any = getattr(model, "pretrained_cfg", None) or {}
+    if not weights_config.get("fixed_input_size", False):
+        return None
+    # the configuration stays that of the weights where a model is made for another size
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    height, width = size or config["input_size"][1:]
+    return as_size((height, width))
 
 
 def _require_name(name: str) -> str:

@@ -148,15 +148,12 @@ class MapModel(VisionModel):
         return height // self.sites[1]
 
 
-def preprocessing_of(model: nn.Module) -> Preprocessing | None:
-    """Return what a model wants of a view, where it says so: kdcache's own, which normalise views
-    themselves, and timm's.
-
-    Returns:
-        Of kdcache's own models the size alone, with no mean and std; None of others.
-    """
+def preprocessing_of(model: nn.Module) -> GivenPreprocessing:
+    """Return what a model says of the views that it wants: kdcache's own their size, since they
+    normalise views themselves, and timm's their mean and std, and the size if they take no
+    other."""
     if isinstance(model, VisionModel):
-        return Preprocessing(model.preprocessing.size, (), ())
+        return GivenPreprocessing(size=model.preprocessing.size)
     return timm_preprocessing(model)
 
 
@@ -169,14 +166,12 @@ def completed(given: GivenPreprocessing, model: nn.Module | None) -> GivenPrepro
     """
     if (given.mean is None) != (given.std is None):
         raise UsageError("mean and std belong together; give both, or neither")
-    own = None
-    if model is not None:
-        own = preprocessing_of(model)
-    if own is None:
+    if model is None:
         return given
+    own = preprocessing_of(model)
     if given.size is None:
         given = replace(given, size=own.size)
-    if given.mean is None and own.std:
+    if given.mean is None:
         given = replace(given, mean=own.mean, std=own.std)
     return given
 

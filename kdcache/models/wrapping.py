@@ -29,7 +29,7 @@ def wrapped(
         module: takes normalised images, and returns logits.
         recipe: gives the channels, and the input size of modules that do not say theirs.
         given: size, mean and std; by default the module's, as timm's say them, and the recipe's
-            size.
+            size where the module takes any.
         task: its name, such as `segmentation`.
 
     Raises:

@@ -62,6 +62,14 @@ def system_way_out(error: OSError) -> str:
     return _WAYS_OUT.get(error.errno or 0, "")
 
 
+def lasting_path(path: Path) -> Path:
+    """Return a path that names the same file when the program goes to another working directory."""
+    try:
+        return path.absolute()
+    except OSError:  # this one is gone
+        return path
+
+
 def nearest_existing(path: Path) -> Path:
     """Return a path, absolute, or what is there nearest above it.
 

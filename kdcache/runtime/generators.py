@@ -3,7 +3,7 @@ afterwards."""
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
@@ -92,14 +92,34 @@ _STATE_CONSTANTS = _powers(0x8B51F9DD, 0x58F38DED, 5)
 @contextmanager
 def preserved_generators() -> Iterator[None]:
     """Give the global generators back as they were: without loader workers the student's dropout
-    draws from the same ones."""
+    draws from the same ones.
+
+    Meanwhile torch draws float32 on the CPU, whatever defaults the program has set.
+    """
     torch_state, numpy_state, python_state = _states()
     try:
-        yield
+        with plain_defaults():
+            yield
     finally:
         _torch_generator().set_state(torch_state)
         np.random.set_state(numpy_state)
         random.setstate(python_state)
+
+
+@contextmanager
+def plain_defaults() -> Iterator[None]:
+    """Bring torch's default dtype and device back to those that it has by itself: a draw of another
+    dtype is another number, and one on a GPU comes from another generator."""
+    with ExitStack() as stack:
+        dtype = torch.get_default_dtype()
+        if dtype != torch.float32:
+            stack.callback(torch.set_default_dtype, dtype)
+            torch.set_default_dtype(torch.float32)
+        # a mode takes time at each call of torch; get_default_device would ask a GPU for its
+        # number, which a forked process cannot
+        if torch._C._len_torch_function_stack():
+            stack.enter_context(torch.device("cpu"))
+        yield
 
 
 @contextmanager

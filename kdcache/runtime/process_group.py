@@ -60,7 +60,8 @@ def control_group() -> ProcessGroup:
     default = torch.distributed.group.WORLD
     if default not in _controls:
         _controls.clear()
-        _controls[default] = new_control_group()
+        with waiting("the other processes, each of which must take part"):
+            _controls[default] = new_control_group()
     return _controls[default]
 
 
@@ -129,7 +130,7 @@ def largest(values: Sequence[int], what: str = "the other processes") -> list[in
     """Return the largest of each value over all processes."""
     if world_size() == 1:
         return [*values]
-    tensor = torch.tensor(values, dtype=torch.int64)
+    tensor = torch.tensor(values, dtype=torch.int64, device="cpu")
     operation = torch.distributed.ReduceOp.MAX
     work = torch.distributed.all_reduce(tensor, operation, group=control_group(), async_op=True)
     _await(work, what)

@@ -6,12 +6,13 @@ from kdcache.soft_targets.combined import (
     MappedTargets,
     PickedTargets,
 )
-from kdcache.soft_targets.protocol import AnchorTargets, DenseTargets, SoftTargets
+from kdcache.soft_targets.protocol import AnchorTargets, DenseTargets, SoftTargets, keeps_all
 from kdcache.soft_targets.segments import (
     SegmentTargets,
     by_segment,
     compared_rows,
     per_segment,
+    require_one_segment,
     segments_of,
 )
 
@@ -26,6 +27,8 @@ __all__ = [
     "SoftTargets",
     "by_segment",
     "compared_rows",
+    "keeps_all",
     "per_segment",
+    "require_one_segment",
     "segments_of",
 ]

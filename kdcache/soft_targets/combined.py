@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError
 from kdcache.shapes import Logits, PerRow, Probabilities
-from kdcache.soft_targets.protocol import SoftTargets
+from kdcache.soft_targets.protocol import SoftTargets, keeps_all
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,11 @@ class JoinedTargets:
 
     parts: Sequence[tuple[Tensor, SoftTargets]]
     """Positions in the batch, int64, on the rows' device, and the rows that stand there."""
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether all parts hold the logits of all classes."""
+        return all(keeps_all(rows) for _, rows in self.parts)
 
     def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
         """Return each part's probabilities, in the order of the batch."""
@@ -48,6 +53,11 @@ class PickedTargets:
     """Their positions, int64, on the rows' device."""
     count: int
     """How many rows there are in all."""
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether the rows hold the logits of all classes."""
+        return keeps_all(self.rows)
 
     def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
         """Return the probabilities of these rows; what is given of each of them is spread over all

@@ -32,6 +32,11 @@ class SoftTargets(Protocol):
         """
 
 
+def keeps_all(rows: SoftTargets) -> bool:
+    """Return whether rows hold the logits of all classes, and not an estimate of some."""
+    return getattr(rows, "keeps_all", True)
+
+
 class DenseTargets:
     """Rows whose logits are all known."""
 

@@ -51,9 +51,7 @@ class SegmentTargets:
             CodecError: a temperature for each row, or a student: a loss takes segments one by one.
         """
         if student is not None or torch.is_tensor(tau):
-            if self.layout.maps:
-                raise CodecError(_ONE_BY_ONE)
-            raise CodecError(_BY_SEGMENT)
+            require_one_segment(self)
         return self._joined([rows.probs(tau) for rows in self.segments])
 
     def std(self) -> Tensor:
@@ -79,6 +77,16 @@ class SegmentTargets:
         whole = rows.new_zeros(*places.shape, rows.shape[-1])
         whole[places] = rows
         return whole
+
+
+def require_one_segment(rows: SoftTargets) -> None:
+    """Raise a CodecError if soft targets are of several positions a view, which a loss takes
+    segment by segment."""
+    if not isinstance(rows, SegmentTargets):
+        return
+    if rows.layout.maps:
+        raise CodecError(_ONE_BY_ONE)
+    raise CodecError(_BY_SEGMENT)
 
 
 def segments_of(rows: SoftTargets) -> Sequence[SoftTargets]:

@@ -1,26 +1,19 @@
-"""What the processes of a run must agree on before its first step.
-
-They may read other files, or have been started otherwise.
-
-Gradients of processes that disagree are averaged all the same, and nothing would tell.
-"""
+"""What the processes of a run must agree on before its first step: settings and weights."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from kdcache.config.differences import flat_settings
-from kdcache.errors import MismatchError
-from kdcache.runtime.distributed import gather, host_name, is_main, world_size
+from kdcache.runtime.agreement import disagreement, require_same
+from kdcache.runtime.distributed import gather, host_name, world_size
 
 _OWN = ("compute.device", "compute.workers", "compute.keep_memory", "slab_dir", "slab_limit")
 """Settings that each machine may have its own of: they change no result."""
 _TOLERANCE = 1e-4
-_LONGEST_VALUE = 80
-_WAY_OUT = "start all processes with the same command, on the same data and versions"
 
 
 def require_same_settings(config: Any) -> None:
@@ -37,26 +30,6 @@ def require_same_settings(config: Any) -> None:
         if name not in _OWN:
             shared[name] = repr(value)
     require_same(shared, "the settings of the run")
-
-
-def require_same(facts: Mapping[str, str], what: str) -> None:
-    """Check that each of `facts` is the same in all processes.
-
-    Raises:
-        MismatchError: one is not, in every process; the message names it, the rank and the machine.
-    """
-    if world_size() == 1:
-        return
-    reports = gather((host_name(), dict(facts)), what)
-    first_host, first_facts = reports[0]
-    for number, (host, other_facts) in enumerate(reports):
-        for name in dict.fromkeys([*first_facts, *other_facts]):
-            first = first_facts.get(name)
-            other = other_facts.get(name)
-            if first != other:
-                its_part, first_part = _differing_parts(str(other), str(first))
-                reason = f"another {name}: {its_part} there, {first_part} in rank 0 on {first_host}"
-                raise _disagreement(reason, number, host)
 
 
 def require_same_weights(module: nn.Module) -> None:
@@ -76,32 +49,7 @@ def require_same_weights(module: nn.Module) -> None:
         for name, numbers in first_summary.items():
             if not _are_near(numbers, other_summary.get(name, ())):
                 reason = f"another student to begin with ({name} differs from that of rank 0)"
-                raise _disagreement(reason, number, host)
-
-
-def _disagreement(reason: str, number: int, host: str) -> MismatchError:
-    """Return the error of process `number`, which rank 0 alone tells the user."""
-    error = MismatchError(f"rank {number} on {host} has {reason}; {_WAY_OUT}")
-    error.is_told_elsewhere = not is_main()
-    return error
-
-
-def _differing_parts(first: str, second: str) -> tuple[str, str]:
-    """Return two texts, of long ones what stands about the first difference."""
-    if max(len(first), len(second)) <= _LONGEST_VALUE:
-        return first, second
-    start = max(_first_difference(first, second) - _LONGEST_VALUE // 4, 0)
-    stop = start + _LONGEST_VALUE
-    return f"...{first[start:stop]}...", f"...{second[start:stop]}..."
-
-
-def _first_difference(first: str, second: str) -> int:
-    """Return the first place at which two texts differ, which may be the end of one."""
-    shorter = min(len(first), len(second))
-    for place in range(shorter):
-        if first[place] != second[place]:
-            return place
-    return shorter
+                raise disagreement(reason, number, host)
 
 
 def _summary(module: nn.Module) -> dict[str, tuple[float, ...]]:

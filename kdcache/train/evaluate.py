@@ -47,7 +47,8 @@ def evaluate(
         data: the data set, or its spec.
         recipe: of the views: a shipped one such as `eval`, a TOML file, a recipe that is loaded, or
             transforms of torchvision's or timm's, see `kdcache.recipe_of`.
-        size: input size; by default the model's, as timm's say it, or the recipe's.
+        size: input size; by default the model's, as timm's say it that take no other, or the
+            recipe's.
         mean: of pixels scaled to 0 to 1, one number or one a channel; by default the model's.
         std: as `mean`.
         batch_size: views of a batch, over all processes; by default 256, on a CPU fewer large ones.

@@ -15,11 +15,12 @@ from kdcache.models.inference import model_code
 from kdcache.models.vision_model import class_logits
 from kdcache.models.weight_facts import weight_facts
 from kdcache.models.weight_record import weight_record
+from kdcache.runtime.agreement import require_same
 from kdcache.runtime.batch_size import views_at_once
 from kdcache.runtime.distributed import all_sum, rank, world_size
 from kdcache.runtime.generators import seed_generators
 from kdcache.shapes import Size
-from kdcache.train.agreement import require_same, require_same_weights
+from kdcache.train.agreement import require_same_weights
 from kdcache.train.checkpoint import what_is_kept
 from kdcache.train.config import TrainConfig
 from kdcache.train.data import TrainingData

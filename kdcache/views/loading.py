@@ -18,6 +18,7 @@ from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader
 
 from kdcache.errors import KdcacheError
+from kdcache.runtime.generators import plain_defaults
 from kdcache.runtime.stopping import outlive_signals, starting_apart
 from kdcache.runtime.waiting import waiting
 from kdcache.sources.sample_warnings import tell_warnings
@@ -118,12 +119,12 @@ class ViewLoader:
             KdcacheError: they cannot be started.
         """
         if self._loader.num_workers == 0:
-            return iter(self._loader)
+            return self._iterator()
         others = set(multiprocessing.active_children())
         try:
             with starting_apart():
                 multiprocessing.Lock()  # of torch's iterator, half made, a traceback would be told
-                return iter(self._loader)
+                return self._iterator()
         except OSError as error:  # a semaphore is a file there
             raise KdcacheError(
                 f"loader workers cannot be started: {error.strerror or error}; {_WAY_OUT}"
@@ -132,6 +133,11 @@ class ViewLoader:
             processes = set(multiprocessing.active_children())
             self._workers.extend(processes - others)
             _close_at_exit()
+
+    def _iterator(self) -> Iterator[Batch | KdcacheError]:
+        """Return torch's iterator, which draws a number that nothing depends on: on the CPU."""
+        with plain_defaults():
+            return iter(self._loader)
 
 
 _END_SECONDS = 1.0

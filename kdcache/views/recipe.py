@@ -38,7 +38,7 @@ from PIL import Image
 from kdcache.config.fields import build
 from kdcache.errors import RecipeError, UsageError, brief
 from kdcache.runtime.files import write_file
-from kdcache.runtime.generators import Generators
+from kdcache.runtime.generators import Generators, plain_defaults
 from kdcache.runtime.images import to_mode
 from kdcache.shapes import Size, View, sides, size_text
 from kdcache.views.bounds import check_transforms
@@ -103,7 +103,8 @@ class Recipe:
         self.views = views
         # now, so that a wrong parameter is told before any work
         form = ViewForm(recipe=title, mode=self.mode, size=self.size, views=views)
-        self._transforms = [build_transform(entry, form) for entry in self.transforms]
+        with plain_defaults():  # some keep tensors, of which they draw
+            self._transforms = [build_transform(entry, form) for entry in self.transforms]
 
     def __repr__(self) -> str:
         """Return its size and its transforms, for a notebook or a prompt."""

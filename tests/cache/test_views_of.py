@@ -76,3 +76,10 @@ def test_without_data_the_images_are_those_that_the_cache_holds(path: Path, tmp_
     assert ours.labels.first.tolist() == theirs.labels.first.tolist()
     with pytest.raises(UsageError, match="--data"):
         views_of(whole)
+
+
+def test_views_have_the_size_that_the_teacher_saw(tmp_path: Path) -> None:
+    dump(tmp_path, data=FEW, seeds="0:1", teacher=f"{CONV},input_size=12")
+    views = views_of(tmp_path, FEW)
+    assert views.recipes[0].size == 12
+    assert views.batch([(0, 0)]).views[0].shape == (1, 1, 12, 12)

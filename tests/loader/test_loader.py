@@ -1,7 +1,10 @@
 """`DistillationLoader` in loops of other people: the steps of `train-student`, and its promises."""
 
+import copy
 import functools
 import json
+import pickle
+import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -299,8 +302,11 @@ def test_maps_come_head_by_head(tmp_path: Path, recipe: str) -> None:
     loss = cross_entropy(large, batch.targets, ignore_index=255)
     (loss + kdcache.dist_loss(rows, segments_of(batch.teacher)[0])).backward()
     assert logits.grad is not None and bool(logits.grad.isfinite().all())
+    for of_rows in (kdcache.dist_loss, kdcache.kl_loss, kdcache.mse_loss, kdcache.mlkd_loss):
+        with pytest.raises(CodecError, match=r"head by head: give teacher\.heads\[0\]"):
+            of_rows(rows, batch.teacher)
     with pytest.raises(CodecError, match=r"head by head: give teacher\.heads\[0\]"):
-        kdcache.dist_loss(rows, batch.teacher)
+        kdcache.cwd_loss(logits.permute(0, 2, 3, 1), batch.teacher)
 
 
 OF_A_RANK = """
@@ -332,6 +338,64 @@ def test_processes_that_others_have_joined_share_each_step(cache: Path, tmp_path
     assert {len(rows) for rows in first + second} == {8}
 
 
+APART = """
+import sys
+import torch
+import kdcache
+
+rank, store, cache, data, what = sys.argv[1:]
+
+
+def join():
+    torch.distributed.init_process_group("gloo", f"file://{store}", rank=int(rank), world_size=2)
+
+
+def loader(**settings):
+    return kdcache.DistillationLoader(
+        cache, data=data, batch_size=16, num_workers=0, device="cpu", **settings
+    )
+
+
+if what == "early":
+    apart = loader()
+    join()
+else:
+    join()
+if what == "seed":
+    apart = loader(run_seed=int(rank))
+if what == "step":
+    apart = loader()
+    for number, batch in enumerate(apart):
+        if number == int(rank):
+            break
+try:
+    next(iter(apart))
+except kdcache.KdcacheError as error:
+    print(f"{type(error).__name__}: {error}")
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("seed", "MismatchError: rank 1 on .* has another run_seed: 1 there, 0 in rank 0 .*; give"),
+        ("step", "MismatchError: rank 1 on .* has another step: 2 there, 1 in rank 0 .*; give"),
+        ("early", "UsageError: the loader was opened with 1 process joined, and now there are 2"),
+    ],
+)
+def test_processes_whose_loaders_differ_are_told(
+    cache: Path, tmp_path: Path, what: str, message: str
+) -> None:
+    """They would train on views that are no one's share, and nothing would tell."""
+    file = tmp_path / "apart.py"
+    file.write_text(APART)
+    words = (str(tmp_path / "store"), str(cache), DIGITS, what)
+    ranks = [script(file, str(rank), *words, folder=tmp_path) for rank in range(2)]
+    for _, out, err in [rank.end() for rank in ranks]:
+        assert re.match(message, out), out + err
+
+
 def test_caches_whose_maps_differ_need_a_student_with_maps(tmp_path: Path, recipe: str) -> None:
     for stride in (2, 4):
         map_caches.made(
@@ -348,3 +412,95 @@ def test_a_square_size_may_be_given_as_a_pair(cache: Path) -> None:
     for size in sizes:
         with DistillationLoader(cache, size=size, **settings) as loader:
             assert next(iter(loader)).images.shape[2:] == (8, 8)
+
+
+def another_loop(loader: DistillationLoader) -> None:
+    next(iter(loader))
+
+
+def another_epoch(loader: DistillationLoader) -> None:
+    loader.set_epoch(2)
+
+
+def back(loader: DistillationLoader) -> None:
+    loader.load_state_dict(loader.state_dict())
+
+
+@pytest.mark.parametrize("send", [another_loop, another_epoch, back])
+def test_a_loop_whose_loader_is_sent_elsewhere_is_told(
+    cache: Path, send: Callable[[DistillationLoader], None]
+) -> None:
+    """It would go on with batches that count for another place."""
+    loader = DistillationLoader(cache, data=DIGITS, **HERE)
+    batches = iter(loader)
+    next(batches)
+    loader.set_epoch(0)  # where it is
+    next(batches)
+    send(loader)
+    with pytest.raises(UsageError, match=r"was sent elsewhere while a loop over it ran.*break"):
+        next(batches)
+
+
+def test_the_next_epoch_may_begin_within_the_last_batch(
+    cache: Path, unbroken: Callable[[int | None], Seen]
+) -> None:
+    loader = DistillationLoader(cache, data=DIGITS, **HERE)
+    found = []
+    for number, batch in enumerate(loader, start=1):
+        found.append(seen(batch))
+        if number == len(loader):
+            found.append(seen(next(iter(loader))))
+    found += map(seen, loader)
+    assert found == unbroken(None)[: 2 * len(loader)]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_loader_says_that_it_cannot_be_copied(
+    cache: Path, copied: Callable[[DistillationLoader], Any]
+) -> None:
+    loader = DistillationLoader(cache, data=DIGITS, **HERE)
+    with pytest.raises(UsageError, match=r"cannot be copied or sent to another process; open one"):
+        copied(loader)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_views_do_not_depend_on_the_defaults_of_torch(
+    cache: Path, unbroken: Callable[[int | None], Seen], workers: int
+) -> None:
+    """As of a program that has `torch.set_default_device("cuda")`, or computes in float64."""
+    whole = unbroken(None)[:6]
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            settings: dict[str, Any] = {**HERE, "num_workers": workers}
+            with DistillationLoader(cache, data=DIGITS, **settings) as loader:
+                batches = list(loader)
+            assert torch.empty(0).device.type == "meta"
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(dtype)
+    assert [seen(batch) for batch in batches] == whole
+    plain = next(iter(DistillationLoader(cache, data=DIGITS, **HERE)))
+    assert torch.equal(batches[0].images, plain.images)
+
+
+def test_a_cache_is_found_from_another_working_directory(
+    cache: Path,
+    unbroken: Callable[[int | None], Seen],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where a notebook changes it after a loader was opened."""
+    monkeypatch.chdir(cache.parent)
+    settings: dict[str, Any] = {**HERE, "slab_dir": "slabs"}
+    loader = DistillationLoader(cache.name, data=DIGITS, **settings)
+    monkeypatch.chdir(tmp_path)
+    assert [seen(batch) for batch in batches_of(loader, 3)] == unbroken(None)
+    assert f"DistillationLoader of {cache.name}:" in repr(loader)
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_argument_that_there_is_not_is_told_with_the_name_of_the_loader(cache: Path) -> None:
+    with pytest.raises(TypeError, match=r"DistillationLoader.* unexpected .*'shuffle'"):
+        DistillationLoader(cache, data=DIGITS, shuffle=True)  # type: ignore[call-arg]

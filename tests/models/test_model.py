@@ -18,6 +18,8 @@ from kdcache.errors import ModelError, UsageError
 from kdcache.models.model import open_model
 from kdcache.models.modules import state_sha256
 from kdcache.models.vision_model import VisionModel
+from kdcache.models.wrapping import wrapped
+from kdcache.shapes import Size
 from kdcache.views import Recipe, load_recipe
 
 RGB = Recipe("rgb", {"size": 32, "transforms": []})
@@ -59,6 +61,32 @@ def test_preprocessing_is_timms() -> None:
     config = timm.data.resolve_model_data_config(timm.create_model("test_resnet"))
     model = opened("timm:test_resnet", recipe=RGB)
     assert (model.preprocessing.mean, model.preprocessing.std) == (config["mean"], config["std"])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size"),
+    [
+        ("test_resnet", {}, None),
+        ("test_vit", {}, 160),
+        ("test_vit", {"img_size": 32}, 32),
+        ("test_vit", {"img_size": (32, 48)}, (32, 48)),
+        ("test_mambaout", {}, None),
+    ],
+    ids=str,
+)
+def test_a_model_that_is_made_already_gets_the_size_that_its_spec_gets(
+    name: str, options: dict[str, Any], size: Size | None
+) -> None:
+    """Not that of its configuration, 160: the views of a recipe would silently be others."""
+    import timm
+
+    module = timm.create_model(name, num_classes=7, **options)
+    model = wrapped(module, RGB)
+    assert model.preprocessing.size == (size or RGB.size)
+    if not isinstance(size, tuple):
+        settings = "".join(f",{key}={value}" for key, value in options.items())
+        spec = opened(f"timm:{name}{settings}", recipe=RGB)
+        assert model.preprocessing == spec.preprocessing
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])

@@ -15,7 +15,7 @@ from kdcache.cache.storage.blocks import Blocks
 from kdcache.cache.storage.new_file import create_file, sync_directory, try_out
 from kdcache.cache.storage.protocol import MOST_BYTES, Entry, lasting_names
 from kdcache.errors import CacheError, LargeObjectError, brief
-from kdcache.runtime.files import nearest_existing, system_way_out
+from kdcache.runtime.files import lasting_path, nearest_existing, system_way_out
 
 _MOST_DEPTH = 32
 """Folders in folders; a cache has five."""
@@ -27,7 +27,8 @@ class Folder:
     """Objects under a directory of a POSIX file system, by relative key."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self._text = str(path)
+        self.path = lasting_path(Path(path))
         self._synced: set[Path] = set()
         self._was_there = False
         self._is_probed = False
@@ -264,7 +265,7 @@ class Folder:
 
     def __str__(self) -> str:
         """Return the folder's path."""
-        return str(self.path)
+        return self._text
 
 
 def _forget(descriptor: int) -> None:

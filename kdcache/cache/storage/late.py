@@ -38,7 +38,7 @@ class LateFolder(Folder):
 def late(storage: Storage) -> Storage:
     """Return the same storage, with patience if it is a folder; a bucket is never late."""
     if type(storage) is Folder:
-        return LateFolder(storage.path)
+        return LateFolder(str(storage))
     return storage
 
 
