@@ -1,6 +1,7 @@
 """What a run replays: its views, and the caches that hold their records."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,3 +133,44 @@ class Replay:
             if not len(left_out):
                 return rows  # sorting millions of rows would take seconds
         return np.setdiff1d(rows, left_out)
+
+    def seeds_of(self, epoch: int, *, repeats: int) -> list[int]:
+        """Return the seeds whose turn it is in an epoch, which takes so many."""
+        first = epoch * repeats
+        return [self.seeds[turn % len(self.seeds)] for turn in range(first, first + repeats)]
+
+    @property
+    def samples_digest(self) -> str:
+        """What tells the samples to train on from others."""
+        if self.samples is None:
+            return "all"
+        return hashlib.sha256(self.samples.tobytes()).hexdigest()
+
+    @property
+    def streams(self) -> list[WindowReader]:
+        """What reads the caches window by window, where that is wanted."""
+        return [use.stream for use in self.caches if use.stream is not None]
+
+    def open_streams(self, left: Rows, *, run_seed: int, epoch: int) -> Callable[[Rows], None]:
+        """Have what is read window by window make ready for an epoch.
+
+        Args:
+            left: the views that are left of it, in their order, each with its row first.
+            run_seed: of the order.
+            epoch: its number.
+
+        Returns:
+            What must be told of the views of each step.
+        """
+        streams = self.streams
+        if streams and len(left) and self.blocks is not None:
+            windows = self.blocks.windows(run_seed, epoch)
+            first_row = int(left[0, 0])
+            for stream in streams:
+                stream.open_epoch(windows, first_row)
+
+        def before(step: Rows) -> None:
+            for stream in streams:
+                stream.before(step)
+
+        return before

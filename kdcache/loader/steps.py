@@ -1,7 +1,6 @@
 """The batches of each step, from views and caches that are open: what a training reads."""
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, NoReturn
@@ -17,7 +16,6 @@ from kdcache.loader.replay import Replay
 from kdcache.loader.state import require_identity, require_order, require_state, whole_number
 from kdcache.loader.teacher_opening import open_teacher
 from kdcache.loader.teachers import Teacher
-from kdcache.loader.window_reader import WindowReader
 from kdcache.losses import Need
 from kdcache.positions import Layout
 from kdcache.runtime.agreement import require_same
@@ -190,10 +188,10 @@ class StepLoader:
         Raises:
             KdcacheError: units that are missing or damaged; no row that could be read.
         """
-        seeds = self._seeds_of(self.epoch)
+        seeds = self.replay.seeds_of(self.epoch, repeats=self.config.repeats)
         following = []
         if self.epoch + 1 < self.config.epochs:
-            following = self._seeds_of(self.epoch + 1)
+            following = self.replay.seeds_of(self.epoch + 1, repeats=self.config.repeats)
         self._left_out = self._start_teacher(seeds, following)
         for use in self.replay.caches:
             use.check_images(seeds)
@@ -212,7 +210,8 @@ class StepLoader:
             epoch=self.epoch,
             blocks=self.replay.blocks,
         )
-        before = self._open_streams(views)
+        left = views[self.step * chosen(self.config.batch_size) :]
+        before = self.replay.open_streams(left, run_seed=self.config.order, epoch=self.epoch)
         self._sampler.set_epoch(views, first_step=self.step, before=before)
         return seeds
 
@@ -326,15 +325,8 @@ class StepLoader:
             "run_seed": self.config.order,
             "repeats": self.config.repeats,
             "window": window,
-            "samples": self.samples_digest(),
+            "samples": self.replay.samples_digest,
         }
-
-    def samples_digest(self) -> str:
-        """Return what tells the samples to train on from others."""
-        samples = self.replay.samples
-        if samples is None:
-            return "all"
-        return hashlib.sha256(samples.tobytes()).hexdigest()
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied: a copy would share workers and files, and count steps of its own.
@@ -350,7 +342,7 @@ class StepLoader:
     def close(self) -> None:
         """End loader workers, and what is fetched ahead."""
         self._views.close()
-        for stream in self._streams():
+        for stream in self.replay.streams:
             stream.close()
 
     def __enter__(self) -> "StepLoader":
@@ -378,12 +370,6 @@ class StepLoader:
         )
         return sizes
 
-    def _seeds_of(self, epoch: int) -> list[int]:
-        seeds = self.replay.seeds
-        first = epoch * self.config.repeats
-        turns = range(first, first + self.config.repeats)
-        return [seeds[turn % len(seeds)] for turn in turns]
-
     def _start_teacher(self, seeds: list[int], following: list[int]) -> Rows:
         """Make the teacher ready for the epoch, and return the rows that it leaves out.
 
@@ -396,29 +382,3 @@ class StepLoader:
         if self.step:
             return self._left_out
         return np.unique(np.concatenate(list(rows_by_seed.values())))
-
-    def _streams(self) -> list[WindowReader]:
-        """Return what reads the caches window by window, where that is wanted."""
-        streams = []
-        for use in self.replay.caches:
-            stream = use.stream
-            if stream is not None:
-                streams.append(stream)
-        return streams
-
-    def _open_streams(self, views: Rows) -> Callable[[Rows], None]:
-        """Have what is read window by window make ready for the epoch; return what must know of
-        each step's views."""
-        streams = self._streams()
-        following = views[self.step * chosen(self.config.batch_size) :]
-        if streams and len(following) and self.replay.blocks is not None:
-            windows = self.replay.blocks.windows(self.config.order, self.epoch)
-            first_row = int(following[0, 0])
-            for stream in streams:
-                stream.open_epoch(windows, first_row)
-
-        def before(step: Rows) -> None:
-            for stream in streams:
-                stream.before(step)
-
-        return before

@@ -372,7 +372,7 @@ class Trainer:
         facts = {
             **self._identity(),
             "evaluation recipe": recipe_fingerprint,
-            "list of samples": self.loader.samples_digest(),
+            "list of samples": self.loader.replay.samples_digest,
         }
         require_same(facts, "what the run is made of")
         require_same_weights(self.student.module)
