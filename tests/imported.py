@@ -12,6 +12,10 @@ NAMES = (
     "tiny_models",
     "kdcache.tools.recode",
     "kdcache_cli.commands",
+    "kdcache.train.run",
+    "timm",
+    "timm.optim",
+    "timm.scheduler",
     "sklearn.datasets",
 )
 

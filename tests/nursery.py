@@ -26,7 +26,7 @@ from torch.distributed.run import main as torchrun_main
 from kdcache.runtime.files import name_of_temporary
 
 SETTINGS: dict[str, Any] = {
-    "data": "tiny_models:noise,length=240,size=32",
+    "data": "tiny_models:noise,length=128,size=32",
     "teacher": "tiny_models:conv,classes=5,channels=3,mean=0.5,std=0.5",
     "recipe": "cifar",
     "seeds": "0:3",
@@ -34,7 +34,7 @@ SETTINGS: dict[str, Any] = {
     "unit_rows": 8,
     "batch_size": 4,
 }
-UNITS = [(seed, unit) for seed in range(3) for unit in range(30)]
+UNITS = [(seed, unit) for seed in range(3) for unit in range(16)]
 IMPORTED = ["imported"]
 
 

@@ -57,7 +57,7 @@ class Rectangles:
         return Image.fromarray(pixels), target
 
 
-def rectangles(length: int = 24) -> Rectangles:
+def rectangles(length: int = 16) -> Rectangles:
     return Rectangles(length)
 
 

@@ -108,11 +108,11 @@ class Reader(threading.Thread):
                 self.read += 1
         for seed in range(self.seeds):
             try:
-                whole = cache.read(seed, range(240)).tobytes()
+                whole = cache.read(seed, range(128)).tobytes()
             except MissingUnitError:
                 continue
-            width = len(whole) // 30
-            for unit in range(30):
+            width = len(whole) // 16
+            for unit in range(16):
                 self.check((seed, unit), whole[unit * width : (unit + 1) * width])
             self.slabs += 1
 

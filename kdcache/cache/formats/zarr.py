@@ -106,11 +106,9 @@ class ZarrFormat:
     def metadata(self, seed: int) -> dict[str, bytes]:
         """Return the zarr.json objects of a seed's array and of the groups above it but the
         root."""
-        store = MemoryStore()
-        self._create(store, seed_path(seed))
-        objects = contents(store)
-        objects.pop("zarr.json", None)
-        return objects
+        first = str(PurePosixPath(seed_path(0)).parent)
+        own = str(PurePosixPath(seed_path(seed)).parent)
+        return {key.replace(first, own): data for key, data in self._metadata_of_first.items()}
 
     def faults(self, storage: Storage, seed: int) -> list[str]:
         """Return what keeps plain zarr from finding the array of `seed`, with this shape and
@@ -175,6 +173,15 @@ class ZarrFormat:
         if len(out) != 1:
             raise ValueError(f"a shard holds the records of one seed, not of {len(out)}")
         read_shard(data, out[0], shard=self.shards, chunk=self.chunks)
+
+    @cached_property
+    def _metadata_of_first(self) -> dict[str, bytes]:
+        """The objects of seed 0; those of others are the same under other keys."""
+        store = MemoryStore()
+        self._create(store, seed_path(0))
+        objects = contents(store)
+        objects.pop("zarr.json", None)
+        return objects
 
     @cached_property
     def _store(self) -> MemoryStore:

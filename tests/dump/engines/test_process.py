@@ -30,6 +30,7 @@ from kdcache.dump import fitting, requests
 from kdcache.dump.shares import UnitOrder, grouped, helping_order, share
 
 ENDLESS = 120.0
+MORE = SETTINGS["data"].replace("length=128", "length=240")
 units = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 50)), unique=True)
 
 
@@ -128,13 +129,15 @@ def test_one_dies_and_one_that_was_never_announced_joins_late(
 def test_a_rank_takes_its_share_whatever_is_missing_and_then_helps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dump(tmp_path, **{**SETTINGS, "seeds": "0"})
-    missing = [unit for unit in UNITS if unit[0] > 0 or unit[1] in (2, 3, 4, 9)]
+    settings = {**SETTINGS, "data": MORE}  # so many that the seeds of a unit are made together
+    units = [(seed, unit) for seed in range(3) for unit in range(30)]
+    dump(tmp_path, **{**settings, "seeds": "0"})
+    missing = [unit for unit in units if unit[0] > 0 or unit[1] in (2, 3, 4, 9)]
     for _, unit in missing[:4]:
         (tmp_path / commit_key(0, unit)).unlink()
     for name, value in slurm(1, 3).items():
         monkeypatch.setenv(name, value)
-    assert dump(tmp_path, **SETTINGS)["units_written"] == len(missing)
+    assert dump(tmp_path, **settings)["units_written"] == len(missing)
     written = sorted(missing, key=lambda unit: (tmp_path / commit_key(*unit)).stat().st_mtime_ns)
     groups = [[(seed, number) for seed in range(3)] for number in range(30)]
     mine = [unit for group in groups[1::3] for unit in group if unit in missing]
@@ -173,9 +176,9 @@ def slow(folder: Path) -> str:
 @pytest.mark.slow
 def test_two_that_go_the_same_way_do_not_do_the_same_work(tmp_path: Path) -> None:
     path = tmp_path / "cache"
-    ends_well(*[started(path, teacher=slow(tmp_path)) for _ in range(2)])
-    assert num_committed(path) == len(UNITS)
-    least = 2 * len(UNITS)  # batches
+    ends_well(*[started(path, data=MORE, teacher=slow(tmp_path)) for _ in range(2)])
+    assert num_committed(path) == 90
+    least = 2 * 90  # batches
     assert least <= (tmp_path / "log").stat().st_size <= 1.5 * least
 
 
@@ -185,7 +188,8 @@ def test_a_unit_that_another_commits_meanwhile_is_left(
     """Another worker's commit of the second of three units appears when its first batches are
     through."""
     monkeypatch.setattr(requests, "LOOK_SECONDS", 0.0)
-    settings = {**SETTINGS, "teacher": slow(tmp_path), "seeds": "0", "unit_rows": 80}
+    settings = {**SETTINGS, "data": MORE, "seeds": "0", "unit_rows": 80}
+    settings["teacher"] = slow(tmp_path)
     other, path, log, key = (
         tmp_path / "other",
         tmp_path / "cache",
@@ -269,6 +273,6 @@ def test_torchrun_starts_the_dead_again(alone: dict[str, bytes], tmp_path: Path)
             )
             == 1
         )
-        share = r"on cpu; its share is 45 of 90 units, \d+ are there$"
+        share = r"on cpu; its share is 24 of 48 units, \d+ are there$"
         assert re.search(rf"{told}dump into {re.escape(str(path))} {share}", err, re.MULTILINE)
         assert re.search(rf"{told}opens data and teacher for the dump into", err, re.MULTILINE)

@@ -22,7 +22,7 @@ from kdcache.dump.engines.ray_pool import connected
 from kdcache.errors import CodecError, KdcacheError, StoppedError, UsageError
 
 SETTINGS: dict[str, Any] = {**ALL, "seeds": "0:1"}
-NUM_UNITS = 30
+NUM_UNITS = 16
 
 
 def on_ray(path: Path, *, workers: int = 1, **changes: Any) -> dict[str, Any]:
@@ -81,11 +81,11 @@ def test_a_dump_on_ray(
         assert err.count("note: a worker on Ray died over unit ") == 1 and out == ""
         who = r"^[-\d]+ [:\d]+ driver on \S+: dump"
         assert re.search(
-            rf"{who} into \S+ by 2 workers on Ray, each with 1 CPU; 30 of 30 units to do$",
+            rf"{who} into \S+ by 2 workers on Ray, each with 1 CPU; 16 of 16 units to do$",
             err,
             re.MULTILINE,
         )
-        assert re.search(rf"{who}: 240/240 views, done in ", err, re.MULTILINE)
+        assert re.search(rf"{who}: 128/128 views, done in ", err, re.MULTILINE)
         assert on_ray(path, teacher=teacher)["units_written"] == 0
 
         stopper = threading.Thread(target=stop_when, args=(tmp_path / "stopped", 5), daemon=True)
@@ -120,7 +120,7 @@ def test_a_dump_on_ray(
             on_ray(
                 tmp_path / "deadly",
                 teacher=SETTINGS["teacher"].replace("conv", "deadly"),
-                unit_rows=240,
+                unit_rows=128,
                 seeds="0",
             )
 
