@@ -27,6 +27,7 @@ _WORDS = {
     float: ("a number", "numbers"),
     bool: ("True or False", "truths"),
     Path: ("a Path", "Paths"),
+    np.ndarray: ("an array", "arrays"),
 }
 """What types are called, one and several."""
 

@@ -28,7 +28,7 @@ from kdcache.models.preprocessing import (
 from kdcache.models.vision_model import VisionModel, completed
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.runtime.wording import named
-from kdcache.shapes import Size
+from kdcache.shapes import Rows, Size
 from kdcache.sources import as_source
 from kdcache.views import Batch
 
@@ -69,7 +69,7 @@ class DistillationLoader(StepLoader):
         epochs: int = 100,
         accumulate: int = 1,
         repeats: int = 1,
-        samples: str | None = None,
+        samples: str | Sequence[int] | Rows | None = None,
         window: int | None = None,
         on_miss: OnMiss = "error",
         teacher: str | None = None,
@@ -102,7 +102,8 @@ class DistillationLoader(StepLoader):
             epochs: how many there are to be.
             accumulate: parts of a step, each a batch, whose gradients are added up.
             repeats: seeds under which a sample comes in one epoch.
-            samples: samples to train on: `"A:B"`, or a file of keys.
+            samples: samples to train on: `"A:B"`, a file of keys, or a list of numbers in the
+                order of the data.
             window: units whose rows are shuffled together, where memory or disk is too small for
                 all.
             on_miss: what is done about views that the cache lacks: `error`, `skip` or `teacher`.
@@ -134,7 +135,7 @@ class DistillationLoader(StepLoader):
             tail=tail,
             recipe=recipe,
             seeds=None if seeds is None else seeds_text(seeds),
-            samples=samples,
+            samples=samples if isinstance(samples, str) else None,
             repeats=repeats,
             epochs=epochs,
             batch_size=batch_size,
@@ -149,7 +150,7 @@ class DistillationLoader(StepLoader):
         config = build(LoaderConfig, settings, "DistillationLoader:")
         if not (config.caches or config.teacher):
             raise UsageError("there is no teacher: give a cache, or a teacher to run in the loop")
-        replay = open_replay(config, _ANY_LOSS, source=source)
+        replay = open_replay(config, _ANY_LOSS, source=source, samples=samples)
         preprocessing = GivenPreprocessing(size=size, mean=mean, std=std)
         view = _of_views(replay, completed(preprocessing, model))
         layout = model.layout if isinstance(model, VisionModel) else None

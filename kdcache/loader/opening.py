@@ -35,7 +35,7 @@ from kdcache.runtime.contrast import joined
 from kdcache.runtime.distributed import is_main, on_main
 from kdcache.shapes import Rows
 from kdcache.sources import Source, open_source
-from kdcache.sources.selection import parse_samples
+from kdcache.sources.selection import Samples, parse_samples, samples_text
 from kdcache.verify.views import check_views, probed_commits
 from kdcache.views import load_recipe
 from kdcache.views.loading import PREFETCHED
@@ -52,6 +52,7 @@ def open_replay(
     needs: frozenset[Need],
     *,
     source: Source | None = None,
+    samples: Samples | None = None,
     check: Callable[[Cache], None] = lambda cache: None,
 ) -> Replay:
     """Return the views of a run, after checking that its caches are of the same ones, and some of
@@ -61,6 +62,7 @@ def open_replay(
         config: the settings.
         needs: what the loss of the run requires.
         source: the data, opened already; by default those that the settings name.
+        samples: to train on; by default those that the settings name.
         check: called with each cache as soon as it is open.
 
     Raises:
@@ -78,7 +80,9 @@ def open_replay(
     else:
         replay = _replay_of_recipe(config, source)
     require_repeats(config, replay.seeds)
-    return replace(replay, samples=_rows(config, replay))
+    if samples is None:
+        samples = config.samples
+    return replace(replay, samples=_rows(config, replay, samples))
 
 
 def _replay_of_recipe(config: LoaderConfig, source: Source | None) -> Replay:
@@ -149,18 +153,18 @@ def _source_of(config: LoaderConfig, cache: Cache) -> Source:
     return CachedSource(cache)
 
 
-def _rows(config: LoaderConfig, replay: Replay) -> Rows | None:
+def _rows(config: LoaderConfig, replay: Replay, samples: Samples | None) -> Rows | None:
     """Return the rows to train on, those asked for or those that every cache holds; None if these
     are all."""
     caches = [use.cache for use in replay.caches]
     source = replay.source
-    if config.samples is None:
+    if samples is None:
         return _common_rows(caches, config.caches)
-    samples = parse_samples(config.samples, len(source), lambda: source)
-    rows = np.flatnonzero(np.isin(replay.order, samples))
+    numbers = parse_samples(samples, len(source), lambda: source)
+    rows = np.flatnonzero(np.isin(replay.order, numbers))
     if config.on_miss == "error":
         for cache in caches:
-            _require_held(cache, rows, source, config.samples)
+            _require_held(cache, rows, source, samples)
     return rows
 
 
@@ -175,13 +179,14 @@ def _common_rows(caches: Sequence[Cache], specs: Sequence[str]) -> Rows | None:
     return rows
 
 
-def _require_held(cache: Cache, rows: Rows, source: Source, samples: str) -> None:
+def _require_held(cache: Cache, rows: Rows, source: Source, samples: Samples) -> None:
     """Raise a UsageError if a subset lacks some of `rows`, those of `samples`."""
     outside = cache.order[rows[~cache.is_held[rows]]]
     if outside.size:
         sample = int(outside.min())
         raise UsageError(
-            f"samples {samples}: cache {cache} is a subset of {cache.manifest.num_held}"
+            f"samples {samples_text(samples)}: cache {cache} is a subset of"
+            f" {cache.manifest.num_held}"
             f" of {len(source)} samples, which does not hold sample {sample}"
             f" ({source.key(sample)}); leave --samples out to train on what it holds, or give"
             " --on-miss skip or teacher"

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from kdcache.errors import UsageError, quoted
 from kdcache.runtime.text_files import Line, read_lines
 from kdcache.shapes import Rows
+
+_MOST_NAMED = 10
+"""Numbers that a message lists."""
 
 
 @runtime_checkable
@@ -24,26 +27,45 @@ class Named(Protocol):
         """Return the name of sample `index`."""
 
 
-def are_numbers(text: str) -> bool:
-    """Return whether samples are named by numbers, `A:B`, and not by a file of keys."""
-    first, colon, last = text.partition(":")
+Samples: TypeAlias = str | Sequence[int] | Rows
+"""How users name samples: by numbers in the source's order, as `A:B` or one by one, or by the path
+of a text file with a key on each line."""
+
+
+def are_numbers(samples: Samples) -> bool:
+    """Return whether samples are named by numbers, and not by a file of keys."""
+    if not isinstance(samples, str):
+        return True
+    first, colon, last = samples.partition(":")
     return bool(colon) and first.isdecimal() and last.isdecimal()
 
 
-def parse_samples(text: str, length: int, names: Callable[[], Named]) -> Rows:
-    """Return the numbers of the samples that `A:B` or a file of keys names, int64.
+def samples_text(samples: Samples) -> str:
+    """Return how messages name samples."""
+    if isinstance(samples, str):
+        return samples
+    texts = [str(number) for number in samples[:_MOST_NAMED]]
+    if len(samples) > _MOST_NAMED:
+        texts.append("...")
+    return f"[{', '.join(texts)}]"
+
+
+def parse_samples(samples: Samples, length: int, names: Callable[[], Named]) -> Rows:
+    """Return the numbers of samples, int64.
 
     Args:
-        text: numbers in the source's order, or the path of a text file with a key on each line.
+        samples: as users name them.
         length: of the source.
         names: gives the names of its samples; asked only where there is a file.
 
     Raises:
         UsageError: a text that is neither, samples that there are not, or none.
     """
-    if are_numbers(text):
-        return _numbers_between(text, length)
-    return _numbers_of_keys(text, _keys(text), names(), length)
+    if not isinstance(samples, str):
+        return _given_numbers(samples, length)
+    if are_numbers(samples):
+        return _numbers_between(samples, length)
+    return _numbers_of_keys(samples, _keys(samples), names(), length)
 
 
 def check_samples(text: str, length: int | None) -> None:
@@ -97,6 +119,28 @@ def _numbers_of_keys(text: str, lines: Sequence[Line], source: Named, length: in
             )
         numbers.append(places[key])
     return np.array(numbers)
+
+
+def _given_numbers(samples: Sequence[int] | Rows, length: int) -> Rows:
+    """Return numbers that are given one by one.
+
+    Raises:
+        UsageError: there is none, or one is of no sample.
+    """
+    numbers = np.asarray(samples)
+    if not numbers.size:
+        raise UsageError("samples is an empty list; give one sample at least, or leave it out")
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+        raise UsageError(
+            f"samples is an array of {numbers.dtype} of shape {numbers.shape}; it must be a list of"
+            " whole numbers (np.flatnonzero makes them of truths)"
+        )
+    outside = numbers[(numbers < 0) | (numbers >= length)]
+    if len(outside):
+        raise UsageError(
+            f"samples has {outside[0]}, and the source has {length} samples, numbered from 0 on"
+        )
+    return numbers.astype(np.int64)
 
 
 def _numbers_between(text: str, length: int) -> Rows:

@@ -28,7 +28,7 @@ from kdcache.errors import (
     quoted,
 )
 from kdcache.shapes import Rows
-from kdcache.sources.selection import Named, are_numbers, parse_samples
+from kdcache.sources.selection import Named, Samples, are_numbers, parse_samples, samples_text
 from kdcache.tools.unit_copies import copied_result, copied_units, created_from
 
 
@@ -39,7 +39,7 @@ def export_cache(
     *,
     seeds: str | None = None,
     units: str | None = None,
-    samples: str | None = None,
+    samples: str | Sequence[int] | Rows | None = None,
     data: Any = None,
 ) -> dict[str, Any]:
     """Copy some seeds, units or samples of a cache to `new`; run again, it goes on where it
@@ -52,8 +52,8 @@ def export_cache(
         seeds: `A:B`; by default all. Of seeds that share units all are wanted.
         units: `A:B` of each seed, B left out, by default all. Units are blocks of rows, and so
             random samples of the source.
-        samples: numbers `A:B` in the source's order, or a text file with a key on each line; by
-            default all.
+        samples: numbers `A:B` in the source's order, a list of them, or a text file with a key on
+            each line; by default all.
         data: the data set whose keys these are, or its spec; by default the tars of the cache
             tell.
 
@@ -103,7 +103,7 @@ def require_unmixed(cache: Cache, way_out: str) -> None:
         )
 
 
-def _sample_numbers(source: Cache, samples: str | None, data: Any) -> Rows | None:
+def _sample_numbers(source: Cache, samples: Samples | None, data: Any) -> Rows | None:
     """Return the numbers of the samples that the new cache holds, rising; None if these are all."""
     if data is not None and (samples is None or are_numbers(samples)):
         raise UsageError(
@@ -122,7 +122,7 @@ def _sample_numbers(source: Cache, samples: str | None, data: Any) -> Rows | Non
     return numbers
 
 
-def _require_samples(source: Cache, samples: str, numbers: Rows) -> None:
+def _require_samples(source: Cache, samples: Samples, numbers: Rows) -> None:
     """Raise a UsageError if a cache is a subset that does not hold samples of these numbers."""
     if source.samples is None:
         return
@@ -130,7 +130,7 @@ def _require_samples(source: Cache, samples: str, numbers: Rows) -> None:
     if absent_numbers.size:
         manifest = source.manifest
         raise UsageError(
-            f"samples {samples}: cache {source} is a subset of {manifest.num_held} of"
+            f"samples {samples_text(samples)}: cache {source} is a subset of {manifest.num_held} of"
             f" {manifest.rows} samples, which does not hold sample {absent_numbers[0]}; give"
             " samples that it holds, or the cache that it was exported from"
         )

@@ -234,6 +234,14 @@ def test_data_that_the_cache_was_not_made_from_are_refused(cache: Path) -> None:
         ({"accumulate": 3}, "does not divide among 1 processes and 3"),
         ({"num_workers": -1}, "workers is -1"),
         ({"device": "tpu"}, "device 'tpu'"),
+        ({"samples": []}, "samples is an empty list; give one sample at least"),
+        ({"samples": [5, 10**6]}, "samples has 1000000, and the source has"),
+        ({"samples": [-1]}, "samples has -1, and the source has .* numbered from 0 on"),
+        ({"samples": [0.5]}, "it must be text or a list of whole numbers or an array"),
+        (
+            {"samples": np.array([0.5])},
+            r"an array of float64 of shape \(1,\); it must be a list of",
+        ),
     ],
     ids=str,
 )
@@ -286,6 +294,20 @@ def test_a_state_is_of_one_order(cache: Path) -> None:
             MismatchError, match=rf"the state is of {name} .*steps count in another"
         ):
             other.load_state_dict(state)
+
+
+def test_samples_may_be_a_list_of_numbers(cache: Path) -> None:
+    numbers = np.array([41, 7, 99, *range(10, 40)])
+    loader = DistillationLoader(cache, data=DIGITS, samples=numbers, **HERE)
+    assert loader.replay.rows(np.empty(0, np.int64)).size == len(numbers)
+    order = loader.replay.order
+    for batch in loader:
+        assert np.isin(order[batch.rows.numpy()], numbers).all() and len(batch.images) == 16
+    again = DistillationLoader(cache, data=DIGITS, samples=[*range(10, 40), 7, 41, 99], **HERE)
+    again.load_state_dict(loader.state_dict())
+    text = DistillationLoader(cache, data=DIGITS, samples="10:40", **HERE)
+    listed = DistillationLoader(cache, data=DIGITS, samples=range(10, 40), **HERE)
+    assert next(iter(text)).rows.tolist() == next(iter(listed)).rows.tolist()
 
 
 def test_maps_come_head_by_head(tmp_path: Path, recipe: str) -> None:
