@@ -35,6 +35,7 @@ from tiny_detectors import retinanet, write_coco_of_rectangles
 from tiny_models import noise
 from torchvision.transforms import v2
 
+from kdcache.losses.cwd import cwd_loss
 from kdcache.models.preprocessing import GivenPreprocessing, Preprocessing
 from kdcache.models.weight_facts import weight_facts
 from kdcache.models.wrapping import wrapped
@@ -108,6 +109,11 @@ STUDENT = (
 TRAIN_SEGMENTER = (
     "train-student runs/seg18 --data torchvision:Cityscapes,root=/data/cityscapes,split=train,mode=fine"
     " --recipe cityscapes --loss ce --student timm:resnet18,output_stride=8 --epochs 100"
+)
+DUMP_MAPS = (
+    "dump-teacher caches/r101 --data torchvision:Cityscapes,root=/data/cityscapes,split=train,mode=fine"
+    " --teacher torchvision:deeplabv3_resnet101,weights=teacher.safetensors,aux_loss=true"
+    " --recipe cityscapes --seeds 0:1 --codec full"
 )
 GARDEN = ["chaffinch", "greenfinch", "tawny owl"]
 TRAIN_GARDEN = (
@@ -274,6 +280,8 @@ def prepare(page: Path, world: Path, box_recipe: str) -> None:
         run(shlex.split("export caches/r50 caches/exact --seeds 0:2"))
     if page.name == "detector-loop.md":
         box_cache(world / "caches" / "retina", box_recipe)
+    if page.name == "segmentation-loop.md":
+        run(shlex.split(DUMP_MAPS))
     if "runs/seg18" in text and "runs/seg18" not in trained:
         run(shlex.split(TRAIN_SEGMENTER))
     if "runs/small" in text and "runs/small" not in trained:
@@ -306,6 +314,11 @@ def check_what_was_made(page: Path, names: dict[str, Any]) -> None:
     if page.name == "own-loop.md":
         assert set(names["scores"]) == {"top1", "top5", "eval_loss"}
         assert names["state"]["loader"]["epoch"] == 2
+    if page.name == "segmentation-loop.md":
+        assert names["rows"].shape == (names["batch"].teacher.heads[0].logits().shape)
+        assert names["heads"] == 2 and names["small"].shape[2:] < names["maps"].shape[2:]
+        maps = names["small"].permute(0, 2, 3, 1)
+        assert cwd_loss(maps, names["batch"].teacher.heads[0]).isfinite()
     if page.name == "detector-loop.md":
         assert {"level0", "level1", "classification"} <= set(names["losses"])
     if page.name == "single-views.md":
