@@ -89,7 +89,7 @@ class StepLoader:
         self.epoch = 0
         """The epoch that is to come, or that is at work."""
         self.step = 0
-        """Steps of it that are done."""
+        """Steps of it that are done; a program that sets 0 begins the epoch anew."""
         self._left_out = _NO_ROWS
         self._place = object()
         """Is replaced when the loader is sent elsewhere: a loop that still runs cannot go on."""

@@ -166,6 +166,15 @@ def test_a_state_after_the_last_step_of_an_epoch_goes_on_with_the_next(cache: Pa
     assert list(loader) == [] and (loader.epoch, loader.step) == (1, 0)
 
 
+def test_an_epoch_may_begin_anew_after_a_look_at_a_batch(cache: Path) -> None:
+    loader = DistillationLoader(cache, data=DIGITS, **HERE)
+    first = seen(next(iter(loader)))
+    assert loader.step == 1
+    loader.step = 0
+    batches = [seen(batch) for batch in loader]
+    assert len(batches) == len(loader) and batches[0] == first
+
+
 def test_parts_of_a_step_count_as_one(cache: Path) -> None:
     whole = [
         seen(batch)[0] for batch in batches_of(DistillationLoader(cache, data=DIGITS, **HERE), 1)
