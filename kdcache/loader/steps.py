@@ -111,7 +111,8 @@ class StepLoader:
 
     @property
     def num_steps(self) -> int:
-        """Steps of the epoch that is at work; rows that its seed lacks are not in it."""
+        """Steps of the epoch that is at work, 0 before the first; rows that its seed lacks are not
+        in it. For a schedule take `steps_per_epoch`."""
         return self._sampler.num_steps
 
     @property
