@@ -140,7 +140,8 @@ done
 students seeds-1 cache-strong2 --seeds 0:1 "${two_losses[@]}" "${runs[@]}"
 dump cache-strong2 timm:tf_efficientnet_lite2,weights=strong2/student.safetensors 0:6
 students seeds-6 cache-strong2 --seeds 0:6 "${two_losses[@]}" "${runs[@]}"
-for number in 1 4 6; do
+dump cache-strong2 timm:tf_efficientnet_lite2,weights=strong2/student.safetensors 0:8
+for number in 1 4 6 8; do
     students "long-seeds-$number" cache-strong2 --seeds "0:$number" --epochs 24 "${labels_and_dist[@]}" "${runs[@]}"
 done
 
