@@ -34,7 +34,7 @@ class Difference:
     """Sums over batches that tell how far one gradient is from another."""
 
     def __init__(self) -> None:
-        self._sums = torch.zeros(4, dtype=torch.float64)
+        self._sums = torch.zeros(4, dtype=torch.float64, device="cpu")
         """Of the squares of differences, of the exact ones, of the others, and of products."""
 
     def add(self, exact: Tensor, other: Tensor) -> None:

@@ -334,7 +334,7 @@ def _rounding(integers: Tensor) -> Tensor:
     """
     rows = len(integers)
     total = integers.sum(0)
-    nonzero = (integers > 0).sum(0) + 0.5
+    nonzero = (integers > 0).sum(0).float() + 0.5
     share = nonzero / (rows + 1)
     more = 1 - (nonzero / (total + 1)).clamp(0.02, 0.98)
     share_of_zeros = (1 - share).clamp_min(1e-6)

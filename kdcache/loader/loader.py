@@ -180,7 +180,8 @@ class DistillationLoader(StepLoader):
 
     def _levels(self, values: Sequence[float]) -> Tensor:
         """Return values of channels from 0 to 1 as levels to 255, shaped to meet images."""
-        return 255 * torch.tensor(values, device=self.compute.device).view(1, -1, 1, 1)
+        levels = torch.tensor(values, dtype=torch.float32, device=self.compute.device)
+        return 255 * levels.view(1, -1, 1, 1)
 
 
 def _texts(cache: str | Path | Sequence[str | Path] | None) -> tuple[str, ...] | None:

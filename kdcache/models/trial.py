@@ -111,5 +111,5 @@ def _empty_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return an empty tensor of each type in a state, by the type."""
     tensors = {}
     for value in state.values():
-        tensors[str(value.dtype)] = torch.empty(0, dtype=value.dtype)
+        tensors[str(value.dtype)] = torch.empty(0, dtype=value.dtype, device="cpu")
     return tensors

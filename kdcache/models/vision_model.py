@@ -214,7 +214,7 @@ def kind_text(value: Any) -> str:
 
 def _in_pixels(values: tuple[float, ...]) -> Tensor:
     """Return a mean or a std for pixels from 0 to 255, `[1, channels, 1, 1]`."""
-    return torch.tensor(values).view(1, -1, 1, 1) * 255
+    return torch.tensor(values, dtype=torch.float32, device="cpu").view(1, -1, 1, 1) * 255
 
 
 def _architecture(text: str) -> str:
