@@ -102,8 +102,8 @@ class DistillationLoader(StepLoader):
             epochs: how many there are to be.
             accumulate: parts of a step, each a batch, whose gradients are added up.
             repeats: seeds under which a sample comes in one epoch.
-            samples: samples to train on: `"A:B"`, a file of keys, or a list of numbers in the
-                order of the data.
+            samples: samples to train on: `"A:B"`, a file of keys, or a list or an array of
+                numbers in the order of the data.
             window: units whose rows are shuffled together, where memory or disk is too small for
                 all.
             on_miss: what is done about views that the cache lacks: `error`, `skip` or `teacher`.
@@ -135,7 +135,6 @@ class DistillationLoader(StepLoader):
             tail=tail,
             recipe=recipe,
             seeds=None if seeds is None else seeds_text(seeds),
-            samples=samples if isinstance(samples, str) else None,
             repeats=repeats,
             epochs=epochs,
             batch_size=batch_size,

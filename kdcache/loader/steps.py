@@ -305,6 +305,8 @@ class StepLoader:
                 f" there are {world_size()}: open it after torch.distributed.init_process_group, or"
                 " what calls it"
             )
+        if self._processes == 1:
+            return
         facts = {
             **self.identity(),
             **self._order(),

@@ -112,20 +112,23 @@ def _require_own(table: str, config: Any) -> None:
 
 
 def _require_known(table: str, config: Any, *takers: Callable[..., Any]) -> None:
-    """Raise a UsageError that names the nearest, if one of the further arguments is of none of
-    timm's functions and classes that take them."""
+    """Raise a UsageError if timm takes no further argument of a name that is given; it names the
+    nearest.
+
+    Args:
+        table: of the settings.
+        config: the settings.
+        takers: timm's functions and classes that take further arguments.
+    """
     own_names = {setting.name for setting in fields(config)}
     names: set[str] = set()
     for taker in takers:
         for parameter in inspect.signature(taker).parameters.values():
             if parameter.default is not parameter.empty:
                 names.add(parameter.name)
+    names -= own_names | _OF_OPTIMIZERS | _OF_SCHEDULES
     for name in config.options:
-        choose(
-            name,
-            names - own_names - _OF_OPTIMIZERS - _OF_SCHEDULES,
-            f"option of {table} {config.name},",
-        )
+        choose(name, names, f"option of {table} {config.name},")
 
 
 def check_optimizer_name(config: OptimizerConfig) -> None:
