@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 from kdcache.codecs.protocol import RowCodec
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import UsageError
-from kdcache.shapes import Probabilities
+from kdcache.shapes import Logits
 
 Tail = Literal["uniform", "ghost", "none"]
 AnyCodec = TypeVar("AnyCodec", bound=RowCodec)
@@ -36,22 +36,23 @@ def with_tail(codec: AnyCodec, tail: Tail) -> AnyCodec:
     return dataclasses.replace(codec, tail=tail)  # type: ignore[type-var]
 
 
-def student_weights(student: Probabilities | None) -> Tensor:
-    """Return the log-weights of `ghost`: the student's own, held constant.
+def student_weights(tempered_student: Logits | None) -> Tensor:
+    """Return the log-weights of `ghost`: the student's logits over the temperature, held constant.
 
     KL over k + 1 classes, the last one the whole tail, has the value and the gradient of KL with
     the teacher's tail in the proportions of the student's: p_j = p_tail s_j / s_tail. So every loss
     on probabilities sees a ghost class.
 
     Raises:
-        UsageError: a loss that does not tell the student's probabilities.
+        UsageError: a loss that does not tell the student's logits.
     """
-    if student is None:
+    if tempered_student is None:
         raise UsageError(
             "tail 'ghost' follows the student, which this loss does not tell; use tail uniform or"
             " none"
         )
-    return student.detach().float().log()
+    weights: Tensor = tempered_student.detach().float()
+    return weights
 
 
 def levelled(weights: Tensor, head: Tensor) -> Tensor:

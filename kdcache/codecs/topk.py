@@ -245,12 +245,12 @@ class TopKRows:
         """Whether no class is dropped."""
         return self._codec.keeps_all
 
-    def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
+    def probs(self, tau: float | PerRow, tempered_student: Logits | None = None) -> Probabilities:
         """Return softmax(logits / tau) with the tail shaped by the codec's policy, float32 `[rows,
         classes]`.
 
         Raises:
-            UsageError: the policy is `ghost`, and `student` is not given.
+            UsageError: the policy is `ghost`, and `tempered_student` is not given.
         """
         tail = self._tail_logit(tau)[:, None]
         top = self._top
@@ -259,7 +259,7 @@ class TopKRows:
         if torch.is_tensor(tau) or tau != 1:
             tail = tail / tau
             top = top / tau
-        return torch.softmax(self._dense(self._shaped(tail, student), top), dim=-1)
+        return torch.softmax(self._dense(self._shaped(tail, tempered_student), top), dim=-1)
 
     def logits(self) -> Logits:
         """Return the logits with an even tail that has its mass at the codec's tau, float32 `[rows,
@@ -279,15 +279,15 @@ class TopKRows:
         """Return rows of all classes, `top` at the classes of the record and `tail` elsewhere."""
         return tail.expand(-1, self._codec.classes).scatter(1, self._index, top)
 
-    def _shaped(self, tail: Tensor, student: Probabilities | None) -> Tensor:
+    def _shaped(self, tail: Tensor, tempered_student: Logits | None) -> Tensor:
         """Return the tail's logits by class, `[rows, classes]`, or `[rows, 1]` where all are equal.
 
         Args:
             tail: one logit a row, `[rows, 1]`, which all classes have in the mean.
-            student: its probabilities.
+            tempered_student: its logits over the temperature.
         """
         if self._codec.tail == "ghost":
-            return tail + levelled(student_weights(student), self._index)
+            return tail + levelled(student_weights(tempered_student), self._index)
         if self._codec.tail == "none":
             return torch.full_like(tail, -math.inf)
         return tail

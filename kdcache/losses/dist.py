@@ -114,9 +114,8 @@ def _weighted_terms(
         logits, target = sigmoid_pair(student_logits, teacher, tau=tau)
         student = torch.sigmoid(logits.detach())
     else:
-        logits, student, target = softened(
-            student_logits, teacher, tau=tau, standardize=standardize
-        )
+        logits, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
+        student = torch.softmax(logits.detach(), dim=-1)
     is_shared = columns == "global" and world_size() > 1
     if not len(logits) and not is_shared:  # as of views without a proposal
         nothing = logits.sum()

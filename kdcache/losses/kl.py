@@ -43,10 +43,10 @@ def kl_loss(
     require_activation(activation, standardize=standardize)
     if activation == "sigmoid":
         return tau**2 * _sigmoid_kl(*sigmoid_pair(student_logits, teacher, tau=tau))
-    student, _, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
+    student, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
     log_student = torch.log_softmax(student, dim=-1)
-    divergences = torch.special.xlogy(target, target) - target * log_student
-    return tau**2 * mean_of_rows(divergences.flatten(1).sum(1))
+    total = torch.nn.functional.kl_div(log_student, target, reduction="sum")
+    return tau**2 / max(len(student), 1) * total
 
 
 def _sigmoid_kl(student: LogitRows, target: ProbabilityRows) -> Scalar:

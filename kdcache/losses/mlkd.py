@@ -114,7 +114,7 @@ def _of_all(
     """Return the probabilities of student and teacher, rows of all processes."""
     from kdcache.runtime.distributed import all_rows  # noqa: PLC0415  # which imports torch
 
-    student, _, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
+    student, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
     probabilities = torch.softmax(student, dim=-1)
     return all_rows(probabilities.flatten(1)), all_rows(target.flatten(1))
 

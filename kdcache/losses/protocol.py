@@ -126,9 +126,9 @@ def tempered(logits: LogitRows, *, tau: float, standardize: bool) -> LogitRows:
 
 def softened(
     student_logits: LogitRows, teacher: LogitRows | SoftTargets, *, tau: float, standardize: bool
-) -> tuple[LogitRows, ProbabilityRows, ProbabilityRows]:
-    """Return the student's logits over the temperature, their softmax without a gradient, and the
-    teacher's probabilities at that temperature, all in float32.
+) -> tuple[LogitRows, ProbabilityRows]:
+    """Return the student's logits over the temperature, and the teacher's probabilities at that
+    temperature, both in float32.
 
     Raises:
         UsageError: a temperature that is not above 0, or logits of different shapes.
@@ -140,10 +140,9 @@ def softened(
     temperature: float | Tensor = tau
     if standardize:
         temperature = tau * (rows.std() + _STD_EPS)
-    probabilities = torch.softmax(student.detach(), dim=-1)
-    target = rows.probs(temperature, student=probabilities)
+    target = rows.probs(temperature, tempered_student=student.detach())
     _require_same(student, target)
-    return student, probabilities, target
+    return student, target
 
 
 def sigmoid_pair(

@@ -22,12 +22,12 @@ class JoinedTargets:
         """Whether all parts hold the logits of all classes."""
         return all(keeps_all(rows) for _, rows in self.parts)
 
-    def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
+    def probs(self, tau: float | PerRow, tempered_student: Logits | None = None) -> Probabilities:
         """Return each part's probabilities, in the order of the batch."""
         probabilities = []
         for at, rows in self.parts:
             part_tau = tau[at] if torch.is_tensor(tau) else tau
-            part_student = None if student is None else student[at]
+            part_student = None if tempered_student is None else tempered_student[at]
             probabilities.append(rows.probs(part_tau, part_student))
         return self._in_order(probabilities)
 
@@ -59,14 +59,14 @@ class PickedTargets:
         """Whether the rows hold the logits of all classes."""
         return keeps_all(self.rows)
 
-    def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
+    def probs(self, tau: float | PerRow, tempered_student: Logits | None = None) -> Probabilities:
         """Return the probabilities of these rows; what is given of each of them is spread over all
         rows first."""
-        if student is not None:
-            student = self._spread(student)
+        if tempered_student is not None:
+            tempered_student = self._spread(tempered_student)
         if torch.is_tensor(tau):
             tau = self._spread(tau)
-        return self.rows.probs(tau, student)[self.at]
+        return self.rows.probs(tau, tempered_student)[self.at]
 
     def logits(self) -> Logits:
         """Return the logits of these rows."""
@@ -112,13 +112,13 @@ class AveragedTargets(_Probabilities):
     teachers: Sequence[SoftTargets]
     weights: Sequence[float]
 
-    def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
+    def probs(self, tau: float | PerRow, tempered_student: Logits | None = None) -> Probabilities:
         """Return the weighted mean of the teachers' probabilities."""
         total = sum(self.weights)
         parts = []
         for rows, weight in zip(self.teachers, self.weights, strict=True):
             share = weight / total
-            parts.append(rows.probs(tau, student) * share)
+            parts.append(rows.probs(tau, tempered_student) * share)
         return torch.stack(parts).sum(0)
 
 
@@ -134,9 +134,8 @@ class MappedTargets(_Probabilities):
     num_classes: int
     """Classes of the student; those to which no class of the teacher belongs have probability 0."""
 
-    def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
-        """Return the probabilities of the student's classes; the student's own are not looked
-        at."""
+    def probs(self, tau: float | PerRow, tempered_student: Logits | None = None) -> Probabilities:
+        """Return the probabilities of the student's classes; its logits are not looked at."""
         probs = self.rows.probs(tau)
         is_mapped = self.classes >= 0
         mapped = probs.new_zeros(len(probs), self.num_classes)

@@ -10,13 +10,13 @@ from kdcache.shapes import LogitRows, Logits, PerRow, Probabilities, Probability
 class SoftTargets(Protocol):
     """Soft targets of a batch as far as a codec holds them, on the device that decoded them."""
 
-    def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
+    def probs(self, tau: float | PerRow, tempered_student: Logits | None = None) -> Probabilities:
         """Return softmax(logits / tau) over all classes, float32 `[rows, classes]`.
 
         Args:
             tau: the temperature, one for all rows or one per row.
-            student: the student's softmax at that temperature; only the tail policy `ghost` looks
-                at it, and takes no gradient.
+            tempered_student: the student's logits over that temperature; only the tail policy
+                `ghost` looks at them, and takes no gradient.
         """
 
     def logits(self) -> Logits:
@@ -43,7 +43,7 @@ class DenseTargets:
     def __init__(self, logits: Logits) -> None:
         self._logits = logits.float()
 
-    def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
+    def probs(self, tau: float | PerRow, tempered_student: Logits | None = None) -> Probabilities:
         """Return softmax(logits / tau), float32 `[rows, classes]`; nothing depends on the
         student."""
         return _softmax(self._logits, tau)
@@ -65,7 +65,7 @@ class AnchorTargets:
         """Take logits `[places, anchors, row width]`."""
         self._logits = logits.float()
 
-    def probs(self, tau: float | PerRow, student: LogitRows | None = None) -> LogitRows:
+    def probs(self, tau: float | PerRow, tempered_student: LogitRows | None = None) -> LogitRows:
         """Return softmax(logits / tau) of each anchor, float32 `[places, anchors, row width]`;
         nothing depends on the student."""
         return _softmax(self._logits, tau)

@@ -44,13 +44,13 @@ class SegmentTargets:
         of proposals."""
         return self._joined([rows.logits() for rows in self.segments])
 
-    def probs(self, tau: float | PerRow, student: Tensor | None = None) -> ViewLogits:
+    def probs(self, tau: float | PerRow, tempered_student: Tensor | None = None) -> ViewLogits:
         """Return softmax(logits / tau), in the shape of `logits`.
 
         Raises:
             CodecError: a temperature for each row, or a student: a loss takes segments one by one.
         """
-        if student is not None or torch.is_tensor(tau):
+        if tempered_student is not None or torch.is_tensor(tau):
             require_one_segment(self)
         return self._joined([rows.probs(tau) for rows in self.segments])
 
