@@ -120,6 +120,21 @@ def hearing_again() -> Iterator[None]:
 
 
 @contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Bring back at the end what handled signals before: a library may leave its own behind."""
+    if threading.current_thread() is not threading.main_thread():  # where Python sets no handler
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if handler is not None:  # None: set outside Python, which cannot be brought back
+                signal.signal(number, handler)
+
+
+@contextmanager
 def at_once() -> Iterator[None]:
     """Let a signal end the block at once, though it is heeded around it: nothing would be lost.
 

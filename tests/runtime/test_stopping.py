@@ -21,6 +21,7 @@ from kdcache.runtime.stopping import (
     SIGNALS,
     StopInterrupt,
     at_once,
+    handlers_kept,
     heeding,
     interrupting,
     look,
@@ -52,6 +53,14 @@ def handlers_come_back() -> Iterator[None]:
         signal.signal(number, handler)
     assert after == before
     assert not stop_requested(), "what one job was told is not for the next"
+
+
+def test_what_a_library_leaves_behind_is_taken_away() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with handlers_kept():
+        for number in SIGNALS:
+            signal.signal(number, lambda number, frame: sys.exit(number))
+    assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))

@@ -26,7 +26,7 @@ from kdcache.dump.shares import (
 from kdcache.dump.worker import look_at_teacher, write_units
 from kdcache.errors import KdcacheError
 from kdcache.runtime.console import Bar, log, progress, say
-from kdcache.runtime.stopping import hearing_again, stop_requested
+from kdcache.runtime.stopping import handlers_kept, hearing_again, stop_requested
 from kdcache.runtime.wording import counted
 
 ATTEMPTS = (
@@ -98,6 +98,7 @@ def connected(config: RayConfig) -> Iterator[Any]:
         return
     # Ray tells there of the dead, with pages of its log
     with (
+        handlers_kept(),
         Path(os.devnull).open("w", encoding="utf-8") as nowhere,
         redirect_stdout(nowhere),
     ):

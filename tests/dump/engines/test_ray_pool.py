@@ -67,6 +67,7 @@ def test_a_dump_on_ray(
     )
     dump(tmp_path / "alone", **SETTINGS)
     path, killed = tmp_path / "cache", []
+    handler = signal.getsignal(signal.SIGTERM)
     with connected(RayConfig()):
         gate = tmp_path / "gate"
         killer = threading.Thread(target=kill_a_maker, args=(killed, gate), daemon=True)
@@ -123,6 +124,7 @@ def test_a_dump_on_ray(
                 unit_rows=128,
                 seeds="0",
             )
+    assert signal.getsignal(signal.SIGTERM) is handler, "Ray leaves one of its own"
 
 
 def test_without_ray_the_way_out_is_told_before_anything_is_done(
