@@ -11,6 +11,8 @@ from kdcache.sources import splits_of
 from kdcache.sources.evaluation_split import evaluation_split
 from kdcache.targets import ClassBoxes, task_of
 
+EPOCHS = 100
+"""Of the training."""
 _CLASS_MAP = "map.csv"
 _STRIDES = (8, 16, 32)
 """Of a ResNet of timm, the finest first."""
@@ -39,7 +41,7 @@ def training_command(job: Job) -> str:
     eval_data = evaluation_split(job.config.data, splits_of(job.source))
     if eval_data is not None:
         words += ["--eval-data", eval_data]
-    words += ["--student", str(_student(job)), "--loss", "dist", "--epochs", "100"]
+    words += ["--student", str(_student(job)), "--loss", "dist", "--epochs", str(EPOCHS)]
     if job.teacher.sites:
         words += ["--batch-size", str(_MAP_BATCH)]
     if task_of(job.source) == ClassBoxes.task:

@@ -15,7 +15,7 @@ from kdcache.cache.coverage import ask_for
 from kdcache.cache.documents.commit import mean_statistics
 from kdcache.config.arguments import checked_arguments, given
 from kdcache.config.fields import build
-from kdcache.config.seeds import seeds_text
+from kdcache.config.seeds import advised_seeds, seeds_text
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.engines import open_engine
 from kdcache.dump.fitting import tell_error
@@ -27,7 +27,7 @@ from kdcache.dump.given import (
     given_teacher,
 )
 from kdcache.dump.job import Job, prepare, probe_place
-from kdcache.dump.next_step import training_command
+from kdcache.dump.next_step import EPOCHS, training_command
 from kdcache.dump.unit import tell_clipped
 from kdcache.models.modules import device_of, kept_modes
 from kdcache.models.preprocessing import GivenPreprocessing
@@ -36,6 +36,7 @@ from kdcache.runtime.console import log, own_name, say
 from kdcache.runtime.device import ComputeConfig
 from kdcache.runtime.launch import require_count
 from kdcache.runtime.stopping import heeding, look
+from kdcache.runtime.wording import counted
 from kdcache.shapes import Size
 
 __all__ = ["DumpConfig", "dump_teacher", "run_dump"]
@@ -203,6 +204,7 @@ def run_dump(config: DumpConfig, objects: GivenObjects = NO_OBJECTS) -> dict[str
     summary = _summary(job, cache, commits)
     tell_clipped(cache, commits)
     _tell_chance(summary["teacher_accuracy"], job.source.classes)
+    _tell_few_seeds(job)
     return {"units_written": written, "seconds": seconds, **summary}
 
 
@@ -213,6 +215,17 @@ def _tell_chance(accuracy: float | None, num_classes: int) -> None:
         say(
             f"note: the teacher is right on {accuracy:.1f} % of these views, chance is {chance:.1f}"
             " %: are its weights loaded, and are its classes those of the data?"
+        )
+
+
+def _tell_few_seeds(job: Job) -> None:
+    """Say how many seeds suit the training that comes next, if these are few."""
+    advised = advised_seeds(EPOCHS, len(job.seeds))
+    if advised is not None and job.recipe.is_drawn:
+        say(
+            f"note: {EPOCHS} epochs of {counted(len(job.seeds), 'seed')} would show a student each"
+            f" view {EPOCHS // len(job.seeds)} times; it usually learns more from about {advised}:"
+            f" --seeds 0:{advised} adds them"
         )
 
 

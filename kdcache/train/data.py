@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from kdcache.cache import Cache
+from kdcache.config.seeds import advised_seeds
 from kdcache.errors import UsageError
 from kdcache.loader.opening import open_replay
 from kdcache.loader.order import num_steps
@@ -41,10 +42,6 @@ from kdcache.views import Batch
 
 _MOST_LEFT_OUT = 0.2
 """Share of an epoch's views that may be left out without a word."""
-_MOST_TIMES = 8
-"""How often a student may see a view without a word. In 24 epochs, views seen 12 and 24 times cost
-2.6 and 9.8 points over those seen 4 times (docs/results/photographs.md)."""
-_ADVISED_TIMES = 4
 _NO_ROWS: Rows = np.empty(0, np.int64)
 
 
@@ -183,11 +180,10 @@ def _tell_few_steps(loader: StepLoader) -> None:
 def _tell_few_seeds(replay: Replay, epochs: int) -> None:
     """Say how often each view comes, if that is often and other seeds would give other views."""
     num_seeds = len(replay.seeds)
-    times = epochs // num_seeds
-    is_drawn = bool(replay.recipe.generators) or replay.recipe.mixing is not None
-    if is_drawn and times > _MOST_TIMES:
+    advised = advised_seeds(epochs, num_seeds)
+    if advised is not None and replay.recipe.is_drawn:
         say(
             f"note: {epochs:,} epochs of {counted(num_seeds, 'seed')} show the student each view"
-            f" {times:,} times; it usually learns more from about"
-            f" {counted(-(-epochs // _ADVISED_TIMES), 'seed')}"
+            f" {epochs // num_seeds:,} times; it usually learns more from about"
+            f" {counted(advised, 'seed')}"
         )

@@ -181,6 +181,12 @@ class Recipe:
         return generators_of(self.transforms)
 
     @property
+    def is_drawn(self) -> bool:
+        """Whether views under other seeds are other ones, for all that it knows: a data set of a
+        user's own may draw, too."""
+        return bool(self.generators) or self.mixing is not None
+
+    @property
     def stored_views(self) -> StoredViews | None:
         """The stored views that its transforms name; None if they draw."""
         if any(isinstance(transform, StoredTransform) for transform in self._transforms):

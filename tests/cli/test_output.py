@@ -17,6 +17,8 @@ from image_files import encode
 from PIL import Image
 from runs import CONV
 
+import kdcache.tools.evaluate
+import kdcache.verify.cache  # noqa: F401  # what is first imported under a patch would keep it
 from kdcache.runtime.console import say
 from kdcache.sources import sample_warnings
 from kdcache_cli.commands import main

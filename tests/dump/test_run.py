@@ -459,6 +459,22 @@ def test_unit_rows_that_leave_only_small_chunks_are_refused(tmp_path: Path) -> N
     assert not (tmp_path / "cache").exists()
 
 
+def test_few_seeds_are_told_with_those_that_would_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dump(tmp_path / "cache", seeds="0:2")
+    note = (
+        "note: 100 epochs of 2 seeds would show a student each view 50 times; it usually learns"
+        " more from about 25: --seeds 0:25 adds them\n"
+    )
+    assert note in capsys.readouterr().err
+    still = tmp_path / "still.toml"
+    still.write_text('mode = "L"\nsize = 8\neval = "digits"\ntransforms = []\n')
+    dump(tmp_path / "still", seeds="0:1", recipe=str(still))
+    dump(tmp_path / "cache", seeds="0:13")
+    assert "each view" not in capsys.readouterr().err
+
+
 def test_a_teacher_at_chance_is_noted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
