@@ -31,14 +31,16 @@ from safetensors.torch import save_file
 from segmentation_files import write_cityscapes
 from test_docs_cluster import CLUSTER, KUBERNETES, RAY
 from test_docs_paper import PAGE as PAPER
-from tiny_detectors import retinanet, write_coco_of_rectangles
+from tiny_detectors import fcos, retinanet, ssd, write_coco_of_rectangles
 from tiny_models import noise
 from torchvision.transforms import v2
 
 from kdcache.losses.cwd import cwd_loss
+from kdcache.models.one_stage import one_stage_output
 from kdcache.models.preprocessing import GivenPreprocessing, Preprocessing
 from kdcache.models.weight_facts import weight_facts
 from kdcache.models.wrapping import wrapped
+from kdcache.targets.boxes import torchvision_targets
 from kdcache.views import load_recipe
 from kdcache_cli.commands import main
 
@@ -321,6 +323,7 @@ def check_what_was_made(page: Path, names: dict[str, Any]) -> None:
         assert cwd_loss(maps, names["batch"].teacher.heads[0]).isfinite()
     if page.name == "detector-loop.md":
         assert {"level0", "level1", "classification"} <= set(names["losses"])
+        check_losses_of_other_detectors(names)
     if page.name == "single-views.md":
         assert names["student_logits"].grad.abs().sum() > 0
     if page.name == "log-metrics.md":
@@ -330,6 +333,19 @@ def check_what_was_made(page: Path, names: dict[str, Any]) -> None:
     if page.name == "own-detector.md":
         output = wrapped_output(names["OneLevel"]())
         assert output.logits.shape == (2, 100, 20) and output.layout.num_positions == 100
+
+
+def check_losses_of_other_detectors(names: dict[str, Any]) -> None:
+    """Check that the functions of the page give what a training takes."""
+    batch = names["batch"]
+    for name, make in {"fcos": fcos, "ssd": ssd}.items():
+        output = one_stage_output(make(), batch.images, name)
+        assert output is not None
+        targets = torchvision_targets(batch.labels, has_background=name == "ssd")
+        arguments = [output.detector, targets, output.parts, output.anchors]
+        if name == "fcos":
+            arguments.append(output.layout)
+        assert names[f"{name}_losses"](*arguments) == output.label_losses(batch.labels)
 
 
 def wrapped_output(detector: Any) -> Any:

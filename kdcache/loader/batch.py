@@ -8,7 +8,7 @@ from torch.nn.functional import one_hot
 
 from kdcache.runtime.wording import counted, named
 from kdcache.shapes import Labels
-from kdcache.soft_targets import SoftTargets
+from kdcache.soft_targets import SegmentTargets, SoftTargets
 from kdcache.targets.boxes import torchvision_targets
 
 
@@ -44,9 +44,10 @@ class DistillationBatch:
         """What cross-entropy takes: class indices, int64, of views `[views]` or of their pixels
         `[views, height, width]`, where 255 is none; of mixed views probabilities, float32 `[views,
         classes]`. Of detection what torchvision's detectors take: of each view `boxes` and
-        `labels`, without crowds."""
+        `labels`, without crowds; labels count from 1 where the teacher's rows begin with the
+        background."""
         if self.labels.objects is not None:
-            return torchvision_targets(self.labels)
+            return torchvision_targets(self.labels, has_background=self._has_background)
         first = self.labels.first.long()
         if self.labels.mixed is None:
             return first
@@ -54,3 +55,8 @@ class DistillationBatch:
         of_first = one_hot(first, self.num_classes).float()
         of_second = one_hot(second.long(), self.num_classes).float()
         return torch.lerp(of_second, of_first, share[:, None])
+
+    @property
+    def _has_background(self) -> bool:
+        """Whether the first class of the teacher's rows is the background."""
+        return isinstance(self.teacher, SegmentTargets) and self.teacher.layout.has_background
