@@ -58,13 +58,13 @@ def scaled(
     return model
 
 
-def poisoned(classes: int = 10) -> nn.Module:
-    """Give NaN for every image whose first pixel is not black."""
+def poisoned(classes: int = 10, value: float = torch.nan) -> nn.Module:
+    """Give NaN, or another value, for every image whose first pixel is not black."""
 
     class Poisoned(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             logits = images.flatten(1)[:, :classes] * 1.0
-            return torch.where(images[:, 0, 3, 3, None] > 0.9, torch.nan, logits)
+            return torch.where(images[:, 0, 3, 3, None] > 0.9, value, logits)
 
     return Poisoned()
 

@@ -260,6 +260,13 @@ def is_small(logits: Logits) -> Tensor:
     return (logits.abs() < LARGEST).all(dim=1)  # which NaN is not either
 
 
+def large_logits(logits: Tensor) -> str:
+    """Return what is wrong with logits that `is_small` is not true of."""
+    if bool(logits.isfinite().all()):
+        return f"logits of {LARGEST:.3g} and more"
+    return "NaN or infinite logits"
+
+
 def checked(logits: Logits, classes: int) -> Logits:
     """Return `logits` detached in float32, after a wait for their device.
 
@@ -271,10 +278,10 @@ def checked(logits: Logits, classes: int) -> Logits:
     is_row_small = is_small(logits)
     if not bool(is_row_small.all()):
         row = int((~is_row_small).nonzero()[0])
-        what = "NaN or infinite logits"
-        if bool(logits[row].isfinite().all()):
-            what = f"logits of {LARGEST:.3g} and more"
-        raise CodecError(f"row {row} of the batch holds {what}")
+        raise CodecError(
+            f"row {row} of the batch holds {large_logits(logits[row])}; check the weights of the"
+            " teacher, and its mean and std"
+        )
     return logits
 
 

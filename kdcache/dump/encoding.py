@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kdcache.cache import Cache
 from kdcache.codecs import Packed, as_records, encoded, packed
+from kdcache.codecs.protocol import is_small, large_logits
 from kdcache.errors import CodecError
 from kdcache.models.first_batch import tell_no_logits
 from kdcache.models.vision_model import TeacherLogits, VisionModel
@@ -118,14 +119,14 @@ class BatchEncoder:
         try:
             encoded(self._cache.codec, logits.values, logits.boxes)
         except CodecError as error:
-            is_finite = torch.isfinite(logits.values).flatten(1).all(1)
-            bad_places = (~is_finite).nonzero().flatten().tolist()
+            bad_places = (~is_small(logits.values.flatten(1))).nonzero().flatten().tolist()
             if not bad_places:
                 raise
             row = int(batch.rows[bad_places[0]])
             key = self._source.key(int(self._cache.order[row]))
+            what = large_logits(logits.values[bad_places[0]])
             raise CodecError(
-                f"teacher {self._teacher.spec} gives NaN or infinite logits for sample {key}"
+                f"teacher {self._teacher.spec} gives {what} for sample {key}"
                 f" (row {row}, seed {int(batch.seeds[0])}); check its weights, and its precision"
                 " (float16 overflows past 65,504)"
             ) from error

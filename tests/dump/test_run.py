@@ -371,15 +371,21 @@ def test_paths_and_names_of_any_bytes_go_through_a_dump_and_a_training(tmp_path:
         assert train(root / f"run{source is None}", epochs=1, data=source, **student)["epochs"] == 1
 
 
-def test_logits_that_are_not_finite_keep_the_units_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [("", "NaN or infinite logits"), (",value=2e12", r"logits of 1\.1e\+12 and more")],
+)
+def test_logits_that_no_record_holds_keep_the_units_before(
+    tmp_path: Path, value: str, told: str
+) -> None:
     settings: dict[str, Any] = {
-        "teacher": "tiny_models:poisoned,mean=0.5,std=0.55",
+        "teacher": f"tiny_models:poisoned,mean=0.5,std=0.55{value}",
         "seeds": "0:1",
         "unit_rows": 2,
         "batch_size": 2,
     }
     with pytest.raises(
-        CodecError, match=r"NaN or infinite logits for sample \d{8} \(row \d+, seed 0\)"
+        CodecError, match=rf"gives {told} for sample \d{{8}} \(row \d+, seed 0\); check its weights"
     ) as error:
         dump(tmp_path, **settings)
     row = int(str(error.value).split("row ")[1].split(",")[0])
