@@ -4,11 +4,15 @@ from collections.abc import Mapping
 
 from kdcache.cache import Cache
 from kdcache.codec_error.gradients import is_far
-from kdcache.codecs import Codec, Tail, codec_spec, row_codec
+from kdcache.codecs import Codec, Tail, codec_spec, default_codec, row_codec
 from kdcache.codecs.tail import has_tail
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
+from kdcache.positions import Layout
 from kdcache.runtime.console import say
+
+_AXES_WITH_ANCHORS = 3
+"""Of a segment whose places have anchors side by side."""
 
 
 def check_tail(cache: Cache, tail: Tail) -> None:
@@ -18,14 +22,21 @@ def check_tail(cache: Cache, tail: Tail) -> None:
         raise UsageError(f"tail {tail!r}: {name} leaves no tail that could be spread; leave it out")
 
 
-def check_records(cache: Cache, loss: Loss, spec: str) -> None:
-    """Check that the records of `cache` hold what the loss of this spec needs; say so if they turn
-    its gradient far, or if labels that were imported are taken at another temperature.
+def check_records(cache: Cache, loss: Loss, spec: str, tail: Tail) -> None:
+    """Check that the records of `cache` hold what the loss of this spec needs, and that it reads
+    their tail if one is chosen; say so if they turn its gradient far, or if labels that were
+    imported are taken at another temperature.
 
     Raises:
-        UsageError: they do not.
+        UsageError: they do not, or it does not.
     """
     name = f"{codec_spec(cache.codec)} of cache {cache}"
+    layout = cache.manifest.layout
+    if tail != "uniform" and not any(_reads_tail(part, layout) for part in loss.parts):
+        raise UsageError(
+            f"tail {tail!r} is of a softmax of each position, and loss {spec} takes the logits of"
+            f" {name}, in which the tail is even; leave it out"
+        )
     if "label" in loss.requires and not cache.codec.keeps_all:
         raise UsageError(
             f"loss {spec} needs the label's logit, which {name} keeps only among the largest; "
@@ -40,6 +51,20 @@ def check_records(cache: Cache, loss: Loss, spec: str) -> None:
         )
     elif loss.batch_tau is not None:
         _note_error(cache, loss.batch_tau, name)
+
+
+def _reads_tail(part: Loss, layout: Layout) -> bool:
+    """Return whether a loss takes a teacher's softmax of each position by itself: logits, also
+    those of anchors side by side or of chosen positions, have an even tail."""
+    standardizes = getattr(part, "standardize", False)  # takes a deviation of the logits alone
+    if "logits" in part.requires and not standardizes:
+        return False
+    if "teacher" not in part.requires or "positions" in part.requires:
+        return False
+    activation = getattr(part, "activation", None) or layout.activation
+    if activation == "sigmoid":
+        return False
+    return all(len(segment.shape) < _AXES_WITH_ANCHORS for segment in layout.segments)
 
 
 def _highest_tau(loss: Loss) -> float:
@@ -73,8 +98,12 @@ def _note_error(cache: Cache, tau: float, name: str) -> None:
     if codec.keeps_all:
         way_out = "a smaller step, or codec full, is nearer"
     else:
+        layout = manifest.layout
+        nearer = "lowrank"
+        if layout.activation == "sigmoid":  # which lowrank is not for
+            nearer = default_codec(manifest.classes, layout)
         way_out = (
-            "gamma's term weighs the classes that it drops like the others; codec lowrank keeps"
+            f"gamma's term weighs the classes that it drops like the others; codec {nearer} keeps"
             " them all"
         )
     say(f"note: {message}; {way_out}")

@@ -64,8 +64,8 @@ class Detection:
             )
         if any(getattr(part, "standardize", False) for part in loss.parts):
             raise UsageError(
-                f"loss {spec} standardizes rows for a softmax, and a detector's scores are"
-                " sigmoids; leave standardize out"
+                f"loss {spec} standardizes rows, which forgets how sure a detector is that there is"
+                " an object; leave standardize out"
             )
 
     def terms(

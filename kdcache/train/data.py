@@ -36,6 +36,7 @@ from kdcache.train.parts import (
     placed_student,
     require_possible,
     require_size,
+    require_softmax,
 )
 from kdcache.train.preflight import check_training
 from kdcache.views import Batch
@@ -77,7 +78,7 @@ class TrainingData:
 
         def check_cache(cache: Cache) -> None:
             for config, loss in zip(configs, losses, strict=True):
-                check_records(cache, loss, config.loss)
+                check_records(cache, loss, config.loss, config.tail)
 
         replay = open_replay(first, needs, check=check_cache)
         self.task: Task = open_task(task_of(replay.source), align_corners=first.align_corners)
@@ -123,6 +124,7 @@ class TrainingData:
     def _opened(self, config: TrainConfig, loss: Loss, replay: Replay) -> OpenedStudent:
         seed_generators(config.run_seed, 0)
         student = open_student(config.student, replay, self.task.name)
+        require_softmax(loss, student, config)
         require_size(loss, student, config, replay.source.classes)
         model = placed_student(student, self.compute, sync_batch_norm=config.sync_batch_norm)
         return OpenedStudent(student, model, loss)

@@ -54,6 +54,28 @@ def open_student(spec: str, replay: Replay, task_name: str) -> VisionModel:
     return student
 
 
+def require_softmax(loss: Loss, student: VisionModel, config: TrainConfig) -> None:
+    """Check that a loss takes no softmax of rows whose classes do not exclude each other.
+
+    Args:
+        loss: of the training.
+        student: whose logits it is given.
+        config: of the training.
+
+    Raises:
+        UsageError: it does.
+    """
+    if student.layout.activation != "sigmoid":
+        return
+    for part in loss.parts:
+        takes_probabilities = "teacher" in part.requires and "logits" not in part.requires
+        if takes_probabilities and not hasattr(part, "activation"):
+            raise UsageError(
+                f"loss {config.loss} takes a softmax of each row, and the scores of student"
+                f" {student.spec} are sigmoids; use dist, kl or mse"
+            )
+
+
 def require_size(loss: Loss, student: VisionModel, config: TrainConfig, classes: int) -> None:
     """Check that a loss can compare all that a part of a batch has.
 

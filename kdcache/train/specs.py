@@ -69,7 +69,7 @@ def _check_losses(configs: Sequence[TrainConfig], caches: Sequence[Cache]) -> No
         for config in configs:
             loss = open_loss(config.loss)
             for cache in caches:
-                check_records(cache, loss, config.loss)
+                check_records(cache, loss, config.loss, config.tail)
 
 
 def _check_folders(configs: Sequence[TrainConfig]) -> None:

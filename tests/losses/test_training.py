@@ -103,6 +103,16 @@ def test_each_tail_trains_on_its_own(tmp_path: Path, caches: dict[str, str]) -> 
             "tail 'ghost' is a way to read a topk cache, and loss ce reads none",
         ),
         (
+            "topk",
+            {"tail": "ghost", "loss": "kl:activation=sigmoid"},
+            "tail 'ghost' is of a softmax of each position, and loss kl:activation=sigmoid takes",
+        ),
+        (
+            "topk",
+            {"tail": "none", "loss": "mse"},
+            "loss mse takes the logits of topk:k=.* of cache .*, in which the tail is even",
+        ),
+        (
             None,
             {"tail": "none", "recipe": "digits", "teacher": CONV},
             "tail 'none' is a way to read a topk cache",

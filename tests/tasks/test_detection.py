@@ -376,7 +376,7 @@ def test_what_is_no_loss_or_detector_is_refused() -> None:
         with pytest.raises(UsageError, match="leave positions out: this data is not"):
             spec = "dist:positions=0.5"
             other.check(open_loss(spec), spec, label_smoothing=0.0)
-    with pytest.raises(UsageError, match="standardizes rows for a softmax"):
+    with pytest.raises(UsageError, match="forgets how sure a detector is"):
         spec = "dist:standardize=true"
         task.check(open_loss(spec), spec, label_smoothing=0.0)
     for text, message in (

@@ -92,6 +92,59 @@ def test_a_loop_of_ones_own_gets_what_torchvisions_detectors_take(
     torch.testing.assert_close(batch.teacher.logits(), output.logits)
 
 
+@pytest.mark.parametrize("detector", ["fcos", "ssd", "faster_rcnn"])
+def test_labels_of_a_loop_of_ones_own_count_the_background_where_the_teacher_does(
+    tmp_path: Path, box_recipe: str, detector: str
+) -> None:
+    teacher = f"tiny_detectors:{detector},{NORMALISED},seed=7"
+    cache = box_cache(tmp_path / "cache", box_recipe, teacher=teacher)
+    with kdcache.DistillationLoader(cache, data=DATA, batch_size=8, num_workers=0) as loader:
+        batch = next(iter(loader))
+    labels = torch.cat([target["labels"] for target in batch.targets])
+    classes = batch.labels.first[batch.labels.first >= 0]
+    assert len(labels)
+    assert labels.tolist() == (classes + int(detector != "fcos")).tolist()
+
+
+@pytest.mark.parametrize(
+    ("detector", "loss"),
+    [
+        ("fcos", "dist:tau=1"),
+        ("ssd", "kl:tau=2"),
+        ("faster_rcnn", "dist:positions=0.5"),
+        ("faster_rcnn", "mse"),
+    ],
+)
+def test_a_tail_that_a_loss_would_not_see_is_refused(
+    tmp_path: Path, box_recipe: str, detector: str, loss: str
+) -> None:
+    teacher = f"tiny_detectors:{detector},{NORMALISED},seed=7"
+    cache = box_cache(tmp_path / "cache", box_recipe, teacher=teacher, codec="topk:k=2")
+    told = r"tail 'none' is of a softmax of each position, and loss .*; leave it out"
+    with pytest.raises(UsageError, match=told):
+        trained(tmp_path / "run", cache=(cache,), student=teacher, loss=loss, tail="none")
+
+
+def test_a_tail_is_seen_at_proposals(tmp_path: Path, box_recipe: str) -> None:
+    teacher = f"tiny_detectors:faster_rcnn,{NORMALISED},seed=7"
+    student = teacher.replace("seed=7", "seed=1")
+    cache = box_cache(tmp_path / "cache", box_recipe, teacher=teacher, codec="topk:k=2")
+    for tail in ("uniform", "none"):
+        trained(
+            tmp_path / tail, cache=(cache,), student=student, loss="kl:tau=2", tail=tail, epochs=1
+        )
+    assert losses(tmp_path / "uniform") != losses(tmp_path / "none")
+
+
+def test_of_sigmoids_no_codec_is_named_that_would_be_refused(
+    tmp_path: Path, box_recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = box_cache(tmp_path / "cache", box_recipe, codec="topk:k=1")
+    trained(tmp_path / "run", cache=(cache,), epochs=1)
+    told = capsys.readouterr().err
+    assert "codec cosine keeps them all" in told and "lowrank" not in told
+
+
 def test_what_cannot_be_trained_is_refused_before_the_first_step(
     tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,13 +158,16 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(
         trained(tmp_path / "run", cache=(cache,), loss="dkd")
     with pytest.raises(UsageError, match="a detector's losses have none"):
         trained(tmp_path / "run", cache=(cache,), label_smoothing=0.1)
+    with pytest.raises(UsageError, match=r"mlkd takes a softmax of each row.* are sigmoids; use"):
+        trained(tmp_path / "run", cache=(cache,), loss="kl+mlkd")
     monkeypatch.setattr("kdcache.losses.mlkd._MOST", 5)
+    ssd = f"tiny_detectors:ssd,{NORMALISED}"
     for options, told in {
-        "batch_weight=0": r"each of 6 classes with each.*category_weight=0",  # 2 anchors of 3
+        "batch_weight=0": r"each of 16 classes with each.*category_weight=0",  # 4 anchors of 4
         "category_weight=0": r"each of 512 rows with each.*batch_weight=0",  # 8 views of 8x8
     }.items():
         with pytest.raises(UsageError, match=told):
-            trained(tmp_path / "run", cache=(cache,), loss=f"mlkd:{options}")
+            trained(tmp_path / "run", cache=(cache,), student=ssd, loss=f"mlkd:{options}")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
