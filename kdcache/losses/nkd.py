@@ -14,7 +14,7 @@ from kdcache.losses.protocol import (
     Need,
     mean_of_rows,
     require_tau,
-    tempered_pair,
+    tempered_pair_with_labels,
     without_label,
 )
 from kdcache.shapes import Logits, Scalar, Targets
@@ -61,7 +61,7 @@ def nkd_terms(
     other classes alone, each normalised there.
     """
     require_tau(tau)
-    student, teacher_logits = tempered_pair(
+    student, teacher_logits = tempered_pair_with_labels(
         student_logits, teacher, targets, tau=1.0, standardize=standardize
     )
     of_label = torch.softmax(teacher_logits, dim=1).gather(1, targets[:, None])
