@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch
@@ -356,7 +356,7 @@ class StepLoader:
         for stream in self.replay.streams:
             stream.close()
 
-    def __enter__(self) -> "StepLoader":
+    def __enter__(self) -> Self:
         """Return the loader, which is closed at the end of the block."""
         return self
 

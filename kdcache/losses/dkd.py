@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kdcache.deferred import Tensor, torch
-from kdcache.losses.protocol import (
-    LossOptions,
-    Need,
-    mean_of_rows,
-    tempered_pair_with_labels,
-    without_label,
-)
+from kdcache.losses.label import tempered_pair_with_labels, without_label
+from kdcache.losses.options import LossOptions
+from kdcache.losses.pairs import mean_of_rows
+from kdcache.losses.protocol import Need
 from kdcache.shapes import Logits, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 

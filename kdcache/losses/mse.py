@@ -7,7 +7,9 @@ Knowledge Distillation, IJCAI 2021.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kdcache.losses.protocol import LossOptions, Need, mean_of_rows, tempered_pair
+from kdcache.losses.options import LossOptions
+from kdcache.losses.pairs import mean_of_rows, tempered_pair
+from kdcache.losses.protocol import Need
 from kdcache.shapes import LogitRows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 

@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kdcache.deferred import torch
-from kdcache.losses.protocol import (
-    LossOptions,
-    Need,
-    mean_of_rows,
-    require_tau,
-    tempered_pair_with_labels,
-    without_label,
-)
+from kdcache.losses.checks import require_tau
+from kdcache.losses.label import tempered_pair_with_labels, without_label
+from kdcache.losses.options import LossOptions
+from kdcache.losses.pairs import mean_of_rows
+from kdcache.losses.protocol import Need
 from kdcache.shapes import Logits, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 

@@ -5,7 +5,7 @@ import math
 from typing import Any, ClassVar
 
 from kdcache.errors import UsageError
-from kdcache.losses.protocol.loss import Need
+from kdcache.losses.protocol import Need
 
 
 class LossOptions:

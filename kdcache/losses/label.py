@@ -2,8 +2,8 @@
 
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import UsageError, quoted
-from kdcache.losses.protocol.checks import as_soft_targets, require_rows
-from kdcache.losses.protocol.pairs import tempered_pair
+from kdcache.losses.checks import as_soft_targets, require_rows
+from kdcache.losses.pairs import tempered_pair
 from kdcache.shapes import Logits, Targets
 from kdcache.soft_targets import SoftTargets, keeps_all
 

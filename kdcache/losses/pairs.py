@@ -3,7 +3,7 @@
 import math
 
 from kdcache.deferred import Tensor, torch
-from kdcache.losses.protocol.checks import (
+from kdcache.losses.checks import (
     as_soft_targets,
     require_rows,
     require_same_shape,
