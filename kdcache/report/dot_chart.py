@@ -18,6 +18,7 @@ from kdcache.report.svg import (
     style_class,
     ticks,
 )
+from kdcache.report.wording import with_error
 
 _LEAST_ROW = 22.0
 _SHIFT = 5.0
@@ -98,12 +99,11 @@ def _draw_mark(root: Element, line: Dots, name: str, across: Scale, y: float) ->
     value = line.values.get(name)
     if value is None:
         return
-    text = f"{line.name}, {name}: {value.mean:.2f} %"
     if value.error is not None:
-        text += f" \u00b1 {value.error:.2f}"
         low, high = value.band
         start = across(max(low, across.low))
         stop = across(min(high, across.high))
         css = f"whisker {style_class(line.style)}"
         add(root, "line", x1=start, x2=stop, y1=y, y2=y, class_=css)
+    text = f"{line.name}, {name}: {with_error(value)} %"
     add_mark(root, line.style, across(value.mean), y, text)

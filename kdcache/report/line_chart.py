@@ -21,6 +21,7 @@ from kdcache.report.svg import (
     style_class,
     ticks,
 )
+from kdcache.report.wording import with_error
 
 _MOST_POINTS = 300
 _MOST_TITLES = 100
@@ -205,9 +206,7 @@ def _draw_line(plot: Element, plane: _Plane, line: Line, axis: Axis) -> None:
     if len(curve) > _MOST_TITLES:
         return
     for (x, y), (epoch, point) in zip(points, curve.items(), strict=True):
-        value = f"{point.mean:.{axis.decimals}f}"
-        if point.error is not None:
-            value += f" \u00b1 {point.error:.{axis.decimals}f}"
+        value = with_error(point, axis.decimals)
         dot = add(plot, "circle", cx=x, cy=y, r=6, class_="hover")
         add(dot, "title", f"{line.name}, epoch {epoch}: {value}")
 
