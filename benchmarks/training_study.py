@@ -59,10 +59,10 @@ class SharedRows:
         self.follow = follow
         self.kept: dict[Any, Tensor] = {}
 
-    def probs(self, tau: Any, student: Tensor | None = None) -> Tensor:
+    def probs(self, tau: Any, tempered_student: Tensor | None = None) -> Tensor:
         """Return softmax(logits / tau)."""
         if self.follow:
-            return self.rows.probs(tau, student)
+            return self.rows.probs(tau, tempered_student)
         if tau not in self.kept:
             self.kept[tau] = self.rows.probs(tau)
         return self.kept[tau]

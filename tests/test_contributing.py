@@ -15,7 +15,8 @@ from kdcache import losses, sources, targets, tasks
 from kdcache.codecs import Codec, codec_from_dict, codec_spec, codec_to_dict, open_codec
 from kdcache.codecs import registry as codecs
 from kdcache.codecs.protocol import CodecDefaults, RowCodec
-from kdcache.losses.protocol import Loss, LossOptions
+from kdcache.losses.options import LossOptions
+from kdcache.losses.protocol import Loss
 from kdcache.models import model as models
 from kdcache.models.building import Family
 from kdcache.soft_targets import DenseTargets

@@ -1,12 +1,11 @@
-"""What a loader's state must hold for a loader to go on from it."""
+"""What a loader's state must hold, of whichever loader it is."""
 
-from collections.abc import Mapping
 from operator import index
 from typing import Any
 
 from torch import Tensor
 
-from kdcache.errors import MismatchError, UsageError, quoted
+from kdcache.errors import UsageError, quoted
 
 _STATE = ("epoch", "epoch_step", "seeds", "left_out", "identity")
 """What a loader's state has at least."""
@@ -37,29 +36,6 @@ def require_state(state: Any) -> None:
             raise UsageError(
                 f"the state's {name} is {quoted(state[name])}; give what state_dict() of a loader"
                 " returned"
-            )
-
-
-def require_identity(state: Mapping[str, Any], identity: Mapping[str, str]) -> None:
-    """Raise a MismatchError if a state is of other data, another recipe, teacher or cache."""
-    for name, value in identity.items():
-        state_value = state["identity"].get(name)
-        if state_value != value:
-            raise MismatchError(
-                f"the state is of another {name} ({state_value} there, {value} now); give the one"
-                " that it is of"
-            )
-
-
-def require_order(state: Mapping[str, Any], order: Mapping[str, Any]) -> None:
-    """Raise a MismatchError if steps count in another order; states of old versions tell none."""
-    state_order = state.get("order", {})
-    for name, value in order.items():
-        state_value = state_order.get(name, value)
-        if state_value != value:
-            raise MismatchError(
-                f"the state is of {name} {state_value}, here it is {value}: steps count in another"
-                " order; give the one that the loop began with"
             )
 
 

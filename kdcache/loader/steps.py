@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch
@@ -11,27 +11,30 @@ import torch
 from kdcache.errors import KdcacheError, UsageError, quoted
 from kdcache.loader.batch import DistillationBatch
 from kdcache.loader.config import LoaderConfig
+from kdcache.loader.identity import (
+    identity_of,
+    order_of,
+    require_as_many,
+    require_identity,
+    require_one_loader,
+    require_order,
+)
 from kdcache.loader.order import EpochSampler, Split, epoch_views, num_steps
 from kdcache.loader.replay import Replay
-from kdcache.loader.state import require_identity, require_order, require_state, whole_number
+from kdcache.loader.state import require_state, whole_number
 from kdcache.loader.teacher_opening import open_teacher
 from kdcache.loader.teachers import Teacher
 from kdcache.losses import Need
 from kdcache.positions import Layout
-from kdcache.runtime.agreement import require_same
 from kdcache.runtime.batch_size import chosen
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import rank, world_size
-from kdcache.runtime.wording import counted, named
+from kdcache.runtime.wording import named
 from kdcache.shapes import Rows, Size
 from kdcache.sources import Source
 from kdcache.views import Batch, ViewDataset, ViewLoader
 
-_ONE_LOADER = (
-    "give every process the same loader, in the same state: it shares the views of each step among"
-    " them"
-)
 _NO_ROWS: Rows = np.empty(0, np.int64)
 
 
@@ -66,14 +69,13 @@ class StepLoader:
         self.config = config
         self.replay = replay
         self.compute = compute
-        self.teacher: Teacher
         self._needs = needs
         self._sizes = [*sizes]
         self._layout = layout
-        rendered = self._open_teacher()
+        self.teacher, rendered_sizes = self._opened_teacher()
         self._sampler = EpochSampler(
             Split(
-                batch_size=chosen(config.batch_size),
+                batch_size=self._batch_size,
                 parts=config.accumulate,
                 process=rank(),
                 processes=world_size(),
@@ -81,7 +83,7 @@ class StepLoader:
         )
         self._processes = world_size()
         self._views = ViewLoader(
-            ViewDataset(replay.source, replay.recipe, replay.order, sizes=rendered),
+            ViewDataset(replay.source, replay.recipe, replay.order, sizes=rendered_sizes),
             self._sampler,
             workers=config.compute.workers,
             pin_memory=compute.pin_memory,
@@ -91,8 +93,8 @@ class StepLoader:
         self.step = 0
         """Steps of it that are done; a program that sets 0 begins the epoch anew."""
         self._left_out = _NO_ROWS
-        self._place = object()
-        """Is replaced when the loader is sent elsewhere: a loop that still runs cannot go on."""
+        self._loop: object | None = None
+        """Stands for the loop that may go on; None since the loader was sent elsewhere."""
 
     @property
     def source(self) -> Source:
@@ -110,6 +112,10 @@ class StepLoader:
         return self.replay.recipe.channels
 
     @property
+    def _batch_size(self) -> int:
+        return chosen(self.config.batch_size)
+
+    @property
     def num_steps(self) -> int:
         """Steps of the epoch that is at work, 0 before the first; rows that its seed lacks are not
         in it. For a schedule take `steps_per_epoch`."""
@@ -125,7 +131,7 @@ class StepLoader:
     def steps_per_epoch(self) -> int:
         """Steps of an epoch that lacks no row, for a schedule."""
         rows = self.replay.rows(_NO_ROWS)
-        return num_steps(len(rows), chosen(self.config.batch_size))
+        return num_steps(len(rows), self._batch_size)
 
     def __len__(self) -> int:
         """Return the batches of a whole epoch that lacks no row, in this process."""
@@ -143,7 +149,7 @@ class StepLoader:
         if number != self.epoch:
             self.epoch = number
             self.step = 0
-            self._place = object()
+            self._loop = None
 
     def __iter__(self) -> Iterator[DistillationBatch]:
         """Yield the batches that are left of the epoch, and go to the next one.
@@ -158,8 +164,8 @@ class StepLoader:
             KdcacheError: units that are missing or damaged, samples that cannot be read.
         """
         self._require_agreement()
-        place = object()
-        self._place = place
+        loop = object()
+        self._loop = loop
         self.start_epoch()
         epoch = self.epoch
         parts = self.config.accumulate
@@ -172,7 +178,7 @@ class StepLoader:
                 # a loop that counts batches does not come back after the last one
                 self.end_epoch()
             yield placed
-            if self._place is place:
+            if self._loop is loop:
                 continue
             if is_last:
                 return
@@ -183,26 +189,73 @@ class StepLoader:
         if self.epoch == epoch:
             self.end_epoch()  # none of its batches was left
 
+    def _require_agreement(self) -> None:
+        """Check that the loaders of all processes are about to share the same steps.
+
+        Raises:
+            UsageError: the processes were joined, or parted, after it was opened.
+            MismatchError: another process has another loader, or is at another step.
+        """
+        require_as_many(self._processes)
+        if self._processes == 1:
+            return
+        facts = {
+            **self.identity(),
+            **order_of(self.config, self.replay),
+            "accumulate": self.config.accumulate,
+            "seeds": self.replay.seeds,
+            "epoch": self.epoch,
+            "step": self.step,
+        }
+        require_one_loader(facts)
+
     def start_epoch(self) -> list[int]:
         """Make ready for what is left of the epoch, and return its seeds.
 
         Raises:
             KdcacheError: units that are missing or damaged; no row that could be read.
         """
-        seeds = self.replay.seeds_of(self.epoch, repeats=self.config.repeats)
+        seeds = self._seeds_of(self.epoch)
         following = []
         if self.epoch + 1 < self.config.epochs:
-            following = self.replay.seeds_of(self.epoch + 1, repeats=self.config.repeats)
+            following = self._seeds_of(self.epoch + 1)
         self._left_out = self._start_teacher(seeds, following)
         for use in self.replay.caches:
             use.check_images(seeds)
+        views = self._views_of(seeds)
+        left = views[self.step * self._batch_size :]
+        before = self.replay.open_streams(left, run_seed=self.config.order, epoch=self.epoch)
+        self._sampler.set_epoch(views, first_step=self.step, before=before)
+        return seeds
+
+    def _seeds_of(self, epoch: int) -> list[int]:
+        return self.replay.seeds_of(epoch, repeats=self.config.repeats)
+
+    def _start_teacher(self, seeds: list[int], following: list[int]) -> Rows:
+        """Make the teacher ready for the epoch, and return the rows that it leaves out; of an epoch
+        that was begun they are those of then.
+
+        It sees the units that rank 0 sees: a cache that is still written to may hold more by the
+        time that another process, or a resumed run, looks, but never less.
+        """
+        rows_by_seed = self.teacher.start(seeds, following)
+        if self.step:
+            return self._left_out
+        return np.unique(np.concatenate(list(rows_by_seed.values())))
+
+    def _views_of(self, seeds: list[int]) -> Rows:
+        """Return the views of the epoch in training order, (row, seed), int64 `[views, 2]`.
+
+        Raises:
+            KdcacheError: no row that could be read.
+        """
         rows = self.replay.rows(self._left_out)
         if not len(rows):
             raise KdcacheError(
                 f"nothing to train on: of the samples of {self.replay.source.spec} that are asked"
                 f" for, seed {seeds[0]} holds none that could be read when it was dumped"
             )
-        views = epoch_views(
+        return epoch_views(
             rows,
             len(self.replay.source),
             seeds,
@@ -211,10 +264,6 @@ class StepLoader:
             epoch=self.epoch,
             blocks=self.replay.blocks,
         )
-        left = views[self.step * chosen(self.config.batch_size) :]
-        before = self.replay.open_streams(left, run_seed=self.config.order, epoch=self.epoch)
-        self._sampler.set_epoch(views, first_step=self.step, before=before)
-        return seeds
 
     def rendered(self) -> Iterator[Batch]:
         """Yield the views of this process that are left of the epoch, as they come from the
@@ -254,7 +303,7 @@ class StepLoader:
             "seeds": self.replay.seeds,
             "left_out": torch.from_numpy(self._left_out),
             "identity": self.identity(),
-            "order": self._order(),
+            "order": order_of(self.config, self.replay),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -266,70 +315,29 @@ class StepLoader:
         """
         require_state(state)
         require_identity(state, self.identity())
-        require_order(state, self._order())
-        self._place = object()
-        # the cache has more by now: their turns would change
+        require_order(state, order_of(self.config, self.replay))
+        self._loop = None
         if state["seeds"] != self.replay.seeds:
-            own_seeds = named(state["seeds"], "seed")
-            present_seeds = named(self.replay.seeds, "seed")
-            say(
-                f"note: the run goes on with {own_seeds}, which it began with; the cache holds"
-                f" {present_seeds} by now"
-            )
-            self.replay = replace(self.replay, seeds=state["seeds"])
-            self._open_teacher()
+            self._keep_to(state["seeds"])
         self.epoch = state["epoch"]
         self.step = state["epoch_step"]
         self._left_out = state["left_out"].numpy()
 
+    def _keep_to(self, seeds: list[int]) -> None:
+        """Go on with the seeds that the run began with, of a cache that has more by now: with these
+        their turns would change."""
+        own_seeds = named(seeds, "seed")
+        present_seeds = named(self.replay.seeds, "seed")
+        say(
+            f"note: the run goes on with {own_seeds}, which it began with; the cache holds"
+            f" {present_seeds} by now"
+        )
+        self.replay = replace(self.replay, seeds=seeds)
+        self.teacher, _ = self._opened_teacher()
+
     def identity(self) -> dict[str, str]:
         """Return what the order and the soft targets depend on: fingerprints by name."""
-        digests = [use.cache.manifest.digest for use in self.replay.caches]
-        return {
-            "source": self.replay.source.fingerprint,
-            "recipe": self.replay.recipe.fingerprint,
-            "teacher": self.teacher.identity,
-            "cache": ", ".join(digests) or "none",
-        }
-
-    def _require_agreement(self) -> None:
-        """Check that the loaders of all processes are about to share the same steps.
-
-        Raises:
-            UsageError: the processes were joined, or parted, after it was opened.
-            MismatchError: another process has another loader, or is at another step.
-        """
-        if world_size() != self._processes:
-            raise UsageError(
-                f"the loader was opened with {counted(self._processes, 'process')} joined, and now"
-                f" there are {world_size()}: open it after torch.distributed.init_process_group, or"
-                " what calls it"
-            )
-        if self._processes == 1:
-            return
-        facts = {
-            **self.identity(),
-            **self._order(),
-            "accumulate": self.config.accumulate,
-            "seeds": self.replay.seeds,
-            "epoch": self.epoch,
-            "step": self.step,
-        }
-        texts = {name: str(fact) for name, fact in facts.items()}
-        require_same(texts, "their loaders", way_out=_ONE_LOADER)
-
-    def _order(self) -> dict[str, Any]:
-        """Return the settings that the order of views and the number of steps depend on."""
-        window = None
-        if self.replay.blocks is not None:
-            window = self.replay.blocks.window
-        return {
-            "batch_size": self.config.batch_size,
-            "run_seed": self.config.order,
-            "repeats": self.config.repeats,
-            "window": window,
-            "samples": self.replay.samples_digest,
-        }
+        return identity_of(self.replay, self.teacher)
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied: a copy would share workers and files, and count steps of its own.
@@ -348,7 +356,7 @@ class StepLoader:
         for stream in self.replay.streams:
             stream.close()
 
-    def __enter__(self) -> "StepLoader":
+    def __enter__(self) -> Self:
         """Return the loader, which is closed at the end of the block."""
         return self
 
@@ -361,9 +369,9 @@ class StepLoader:
         """Close the loader."""
         self.close()
 
-    def _open_teacher(self) -> list[Size]:
-        """Open where soft targets come from; return the input sizes to render."""
-        self.teacher, sizes = open_teacher(
+    def _opened_teacher(self) -> tuple[Teacher, list[Size]]:
+        """Return where soft targets come from, and the input sizes to render."""
+        return open_teacher(
             self.config,
             self.replay,
             self._needs,
@@ -371,17 +379,3 @@ class StepLoader:
             sizes=self._sizes,
             layout=self._layout,
         )
-        return sizes
-
-    def _start_teacher(self, seeds: list[int], following: list[int]) -> Rows:
-        """Make the teacher ready for the epoch, and return the rows that it leaves out.
-
-        Of an epoch that was begun these are those of then.
-
-        It sees the units that rank 0 sees: a cache that is still written to may hold more by the
-        time that another process, or a resumed run, looks, but never less.
-        """
-        rows_by_seed = self.teacher.start(seeds, following)
-        if self.step:
-            return self._left_out
-        return np.unique(np.concatenate(list(rows_by_seed.values())))

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kdcache.losses.protocol import LossOptions, Need
+from kdcache.losses.options import LossOptions
+from kdcache.losses.protocol import Need
 from kdcache.shapes import Logits, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 

@@ -9,13 +9,9 @@ from typing import ClassVar
 
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import UsageError
-from kdcache.losses.protocol import (
-    LossOptions,
-    Need,
-    as_soft_targets,
-    require_logits,
-    require_tau,
-)
+from kdcache.losses.checks import as_soft_targets, require_logits, require_tau
+from kdcache.losses.options import LossOptions
+from kdcache.losses.protocol import Need
 from kdcache.shapes import Logits, Maps, Scalar, Targets
 from kdcache.soft_targets import SoftTargets, require_one_segment
 

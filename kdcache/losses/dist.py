@@ -9,14 +9,10 @@ from typing import ClassVar, Literal, get_args
 
 from kdcache.config.names import choose
 from kdcache.deferred import torch
-from kdcache.losses.protocol import (
-    LossOptions,
-    Need,
-    needs_of,
-    require_activation,
-    sigmoid_pair,
-    softened,
-)
+from kdcache.losses.checks import require_activation
+from kdcache.losses.options import LossOptions, needs_of
+from kdcache.losses.pairs import sigmoid_pair, softened
+from kdcache.losses.protocol import Need
 from kdcache.shapes import Activation, LogitRows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kdcache.deferred import Tensor, torch
-from kdcache.losses.protocol import LossOptions, Need, mean_of_rows, tempered_pair, without_label
+from kdcache.losses.label import tempered_pair_with_labels, without_label
+from kdcache.losses.options import LossOptions
+from kdcache.losses.pairs import mean_of_rows
+from kdcache.losses.protocol import Need
 from kdcache.shapes import Logits, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
@@ -51,7 +54,7 @@ def dkd_terms(
 ) -> tuple[Scalar, Scalar]:
     """Return (TCKD, NCKD): tau^2 times the KL of (label, not the label), and of the classes but the
     label; means over rows."""
-    student, target = tempered_pair(
+    student, target = tempered_pair_with_labels(
         student_logits, teacher, targets, tau=tau, standardize=standardize
     )
     student_pairs, student_others = _decoupled(student, targets)

@@ -5,15 +5,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kdcache.deferred import torch
-from kdcache.losses.protocol import (
-    LossOptions,
-    Need,
-    mean_of_rows,
-    needs_of,
-    require_activation,
-    sigmoid_pair,
-    softened,
-)
+from kdcache.losses.checks import require_activation
+from kdcache.losses.options import LossOptions, needs_of
+from kdcache.losses.pairs import mean_of_rows, sigmoid_pair, softened
+from kdcache.losses.protocol import Need
 from kdcache.shapes import Activation, LogitRows, ProbabilityRows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 

@@ -13,15 +13,11 @@ from typing import ClassVar
 
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import UsageError, quoted
+from kdcache.losses.checks import as_soft_targets, require_rows
 from kdcache.losses.kl import kl_loss
-from kdcache.losses.protocol import (
-    LossOptions,
-    Need,
-    as_soft_targets,
-    needs_of,
-    require_rows,
-    softened,
-)
+from kdcache.losses.options import LossOptions, needs_of
+from kdcache.losses.pairs import softened
+from kdcache.losses.protocol import Need
 from kdcache.shapes import LogitRows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 

@@ -7,7 +7,9 @@ Knowledge Distillation, IJCAI 2021.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kdcache.losses.protocol import LossOptions, Need, mean_of_rows, tempered_pair_of_rows
+from kdcache.losses.options import LossOptions
+from kdcache.losses.pairs import mean_of_rows, tempered_pair
+from kdcache.losses.protocol import Need
 from kdcache.shapes import LogitRows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
@@ -19,7 +21,7 @@ def mse_loss(student_logits: LogitRows, teacher: LogitRows | SoftTargets) -> Sca
         student_logits: `[rows, classes]`, any dtype.
         teacher: raw logits of the same shape, or a codec's decoded rows.
     """
-    student, target = tempered_pair_of_rows(student_logits, teacher, tau=1.0, standardize=False)
+    student, target = tempered_pair(student_logits, teacher, tau=1.0, standardize=False)
     return mean_of_rows((student - target).square().flatten(1).mean(1))
 
 

@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kdcache.deferred import torch
-from kdcache.losses.protocol import (
-    LossOptions,
-    Need,
-    mean_of_rows,
-    require_tau,
-    tempered_pair,
-    without_label,
-)
+from kdcache.losses.checks import require_tau
+from kdcache.losses.label import tempered_pair_with_labels, without_label
+from kdcache.losses.options import LossOptions
+from kdcache.losses.pairs import mean_of_rows
+from kdcache.losses.protocol import Need
 from kdcache.shapes import Logits, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
@@ -61,7 +58,7 @@ def nkd_terms(
     other classes alone, each normalised there.
     """
     require_tau(tau)
-    student, teacher_logits = tempered_pair(
+    student, teacher_logits = tempered_pair_with_labels(
         student_logits, teacher, targets, tau=1.0, standardize=standardize
     )
     of_label = torch.softmax(teacher_logits, dim=1).gather(1, targets[:, None])

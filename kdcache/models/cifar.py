@@ -26,12 +26,8 @@ from kdcache.models.cifar_blocks import (
     InvertedResidual,
     SplitBlock,
     WideBlock,
-    chain,
-    convolution,
-    draw_convolutions,
-    small_linear,
-    stage,
 )
+from kdcache.models.cifar_layers import chain, convolution, draw_convolutions, small_linear, stage
 
 MEAN = (0.5071, 0.4867, 0.4408)
 """Of the pixels of CIFAR-100, as the published teachers were trained with."""
@@ -164,9 +160,8 @@ def mobilenetv2_half(classes: int, channels: int) -> nn.Module:
     inside = 16
     for expansion, width, length, stride in MOBILENET_STAGES:
         outside = width // 2
-        blocks = [InvertedResidual(inside, outside, stride, expansion)]
-        blocks += [InvertedResidual(outside, outside, 1, expansion) for _ in range(length - 1)]
-        stages.append(nn.Sequential(*blocks))
+        block = partial(InvertedResidual, expansion=expansion)
+        stages.append(stage(block, inside, outside, length, stride=stride))
         inside = outside
     network = chain(
         conv1=nn.Sequential(convolution(channels, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU()),

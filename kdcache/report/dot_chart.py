@@ -18,6 +18,7 @@ from kdcache.report.svg import (
     style_class,
     ticks,
 )
+from kdcache.report.wording import with_error
 
 _LEAST_ROW = 22.0
 _SHIFT = 5.0
@@ -75,26 +76,34 @@ def _draw_name(root: Element, name: str, most_chars: int, across: Scale, y: floa
 
 
 def _bounds(dots: Sequence[Dots]) -> tuple[float, float]:
+    """Return the lowest and the highest percentage of the axis, at least 5 apart."""
     lows: list[float] = []
     for line in dots:
         for value in line.values.values():
-            lows.append(value.mean - (value.error or 0.0))
-    low = min(lows, default=0.0)
-    return max(min(low - 2, 95.0), 0.0), 100.0
+            low, _ = value.band
+            lows.append(low)
+    lowest = min(lows, default=0.0)
+    return max(min(lowest - 2, 95.0), 0.0), 100.0
 
 
 def _draw_marks(root: Element, dots: Sequence[Dots], name: str, across: Scale, y: float) -> None:
-    """Draw the marks of a class, each with a line as long as its standard error on both sides."""
+    """Draw the marks of a class around the middle of its row."""
+    top = y - _SHIFT * (len(dots) - 1) / 2
     for place, line in enumerate(dots):
-        value = line.values.get(name)
-        if value is None:
-            continue
-        shift = _SHIFT * (place - (len(dots) - 1) / 2)
-        text = f"{line.name}, {name}: {value.mean:.2f} %"
-        if value.error is not None:
-            text += f" \u00b1 {value.error:.2f}"
-            start = across(max(value.mean - value.error, across.low))
-            stop = across(min(value.mean + value.error, across.high))
-            css = f"whisker {style_class(line.style)}"
-            add(root, "line", x1=start, x2=stop, y1=y + shift, y2=y + shift, class_=css)
-        add_mark(root, line.style, across(value.mean), y + shift, text)
+        _draw_mark(root, line, name, across, top + _SHIFT * place)
+
+
+def _draw_mark(root: Element, line: Dots, name: str, across: Scale, y: float) -> None:
+    """Draw the mark of a class that a line has a value of, and through it a line as long as the
+    standard error on both sides."""
+    value = line.values.get(name)
+    if value is None:
+        return
+    if value.error is not None:
+        low, high = value.band
+        start = across(max(low, across.low))
+        stop = across(min(high, across.high))
+        css = f"whisker {style_class(line.style)}"
+        add(root, "line", x1=start, x2=stop, y1=y, y2=y, class_=css)
+    text = f"{line.name}, {name}: {with_error(value)} %"
+    add_mark(root, line.style, across(value.mean), y, text)

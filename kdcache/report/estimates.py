@@ -19,6 +19,12 @@ class Estimate:
     high: float
     """The largest of the repeats."""
 
+    @property
+    def band(self) -> tuple[float, float]:
+        """One standard error below the mean and above it; the mean twice of a single repeat."""
+        error = self.error or 0.0
+        return self.mean - error, self.mean + error
+
     def to_json(self) -> dict[str, Any]:
         """Return what `--json` prints."""
         return {

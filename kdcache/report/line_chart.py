@@ -9,6 +9,7 @@ from kdcache.errors import one_line
 from kdcache.report.estimates import Estimate
 from kdcache.report.svg import (
     CHAR_WIDTH,
+    NUM_COLOURS,
     Element,
     Scale,
     add,
@@ -20,6 +21,7 @@ from kdcache.report.svg import (
     style_class,
     ticks,
 )
+from kdcache.report.wording import with_error
 
 _MOST_POINTS = 300
 _MOST_TITLES = 100
@@ -32,6 +34,8 @@ _TOP = 14.0
 _BOTTOM = 38.0
 _LEFT = 30.0
 """Pixels beside the axis, without the numbers there."""
+_RIGHT = 12.0
+"""Pixels on the other side, where no names stand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,24 +75,49 @@ def line_chart(
     """
     names = ", ".join(line.name for line in lines)
     root = canvas(width, height, f"{axis.title} by epoch: {names}")
-    right = 12.0
     labels = [one_line(line.name, _MOST_LABEL) for line in lines]
+    right = _RIGHT
     if has_labels:
         right = CHAR_WIDTH * max(map(len, labels)) + 16
-    last_epoch = max(max(line.curve) for line in lines)
+    plane = _plane(lines, axis, width=width, height=height, right=right)
+    _draw_axes(root, plane, axis)
+    plot = _add_window(root, plane)
+    for line in lines:
+        _draw_band(plot, plane, line)
+    for line in lines:
+        _draw_line(plot, plane, line, axis)
+    for line in lines:
+        add_mark(root, line.style, *_end(plane, line))
+    if has_labels:
+        _draw_labels(root, plane, lines, labels)
+    return markup(root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plane:
+    """Where epochs and values lie in a picture."""
+
+    across: Scale
+    """Of epochs."""
+    down: Scale
+    """Of values, the highest of which is at the top."""
+
+    def at(self, epoch: float, value: float) -> tuple[float, float]:
+        """Return the pixel of a value at an epoch."""
+        return self.across(epoch), self.down(value)
+
+
+def _plane(
+    lines: Sequence[Line], axis: Axis, *, width: float, height: float, right: float
+) -> _Plane:
+    """Return the plane that some curves fit on, with `right` pixels beside it."""
     first_epoch = min(min(line.curve) for line in lines)
+    last_epoch = max(max(line.curve) for line in lines)
     low, high = _bounds(lines, axis, first_epoch, last_epoch)
     down = Scale(low, high, height - _BOTTOM, _TOP)
-    left = _LEFT + CHAR_WIDTH * max(len(f"{value:g}") for value in _values(down))
-    across = Scale(first_epoch, last_epoch, left, width - right)
-    _draw_axes(root, across, down, axis)
-    plot = _add_window(root, across, down)
-    for line in lines:
-        _draw_band(plot, line, across, down)
-    for line in lines:
-        _draw_line(plot, line, across, down, axis)
-    _draw_ends(root, lines, labels if has_labels else [], across, down)
-    return markup(root)
+    numbers = [f"{value:g}" for value in _value_ticks(down)]
+    left = _LEFT + CHAR_WIDTH * max(map(len, numbers))
+    return _Plane(across=Scale(first_epoch, last_epoch, left, width - right), down=down)
 
 
 def _bounds(
@@ -98,10 +127,10 @@ def _bounds(
     early = first_epoch + _EARLY * (last_epoch - first_epoch)
     values: list[float] = []
     for line in lines:
+        last = max(line.curve)
         for epoch, point in line.curve.items():
-            is_last = epoch == max(line.curve)
-            if axis.has_early or epoch >= early or is_last:
-                values += _band(point)
+            if axis.has_early or epoch >= early or epoch == last:
+                values += point.band
     low = min(values)
     high = max(values)
     margin = 0.05 * (high - low) or max(abs(high) * 0.05, 0.5)
@@ -110,18 +139,15 @@ def _bounds(
     return low - margin, high + margin
 
 
-def _band(point: Estimate) -> tuple[float, float]:
-    error = point.error or 0.0
-    return point.mean - error, point.mean + error
-
-
-def _values(down: Scale) -> list[float]:
-    """Return the values beside the axis."""
+def _value_ticks(down: Scale) -> list[float]:
+    """Return the values that stand beside the axis."""
     return ticks(down.low, down.high, 5)
 
 
-def _draw_axes(root: Element, across: Scale, down: Scale, axis: Axis) -> None:
-    for value in _values(down):
+def _draw_axes(root: Element, plane: _Plane, axis: Axis) -> None:
+    across = plane.across
+    down = plane.down
+    for value in _value_ticks(down):
         y = down(value)
         add(root, "line", x1=across.start, x2=across.stop, y1=y, y2=y, class_="grid")
         add(root, "text", f"{value:g}", x=across.start - 6, y=y + 4, class_="tick end")
@@ -130,22 +156,23 @@ def _draw_axes(root: Element, across: Scale, down: Scale, axis: Axis) -> None:
             x = across(epoch)
             add(root, "text", f"{epoch:g}", x=x, y=down.start + 16, class_="tick middle")
     add(root, "line", x1=across.start, x2=across.stop, y1=down.start, y2=down.start, class_="axis")
-    middle = (across.start + across.stop) / 2
-    add(root, "text", "epoch", x=middle, y=down.start + 32, class_="title middle")
-    y = (down.start + down.stop) / 2
-    add(
-        root,
-        "text",
-        axis.title,
-        x=0,
-        y=0,
-        class_="title middle",
-        transform=f"translate(12 {y:.1f}) rotate(-90)",
-    )
+    _draw_titles(root, plane, axis)
 
 
-def _add_window(root: Element, across: Scale, down: Scale) -> Element:
+def _draw_titles(root: Element, plane: _Plane, axis: Axis) -> None:
+    """Draw what is across below the epochs, and what is up and down beside the values, turned."""
+    middle = (plane.across.start + plane.across.stop) / 2
+    y = plane.down.start + 32
+    add(root, "text", "epoch", x=middle, y=y, class_="title middle")
+    middle = (plane.down.start + plane.down.stop) / 2
+    turned = f"translate(12 {middle:.1f}) rotate(-90)"
+    add(root, "text", axis.title, x=0, y=0, class_="title middle", transform=turned)
+
+
+def _add_window(root: Element, plane: _Plane) -> Element:
     """Return a picture inside, with the same pixels, that cuts off what is outside the axes."""
+    across = plane.across
+    down = plane.down
     x = across.start
     y = down.stop - 6
     width = max(across.stop - across.start, 0.0) + 6
@@ -154,49 +181,51 @@ def _add_window(root: Element, across: Scale, down: Scale) -> Element:
     return add(root, "svg", x=x, y=y, width=width, height=height, viewBox=box)
 
 
-def _draw_band(plot: Element, line: Line, across: Scale, down: Scale) -> None:
+def _draw_band(plot: Element, plane: _Plane, line: Line) -> None:
+    """Draw one standard error on both sides of a line; single runs have none."""
+    if not any(point.error for point in line.curve.values()):
+        return
     upper: list[tuple[float, float]] = []
     lower: list[tuple[float, float]] = []
     for epoch, point in _thinned(line.curve).items():
-        low, high = _band(point)
-        upper.append((across(epoch), down(high)))
-        lower.append((across(epoch), down(low)))
-    if any(point.error for point in line.curve.values()):
-        outline = path_of([*upper, *reversed(lower)]) + "Z"
-        add(plot, "path", d=outline, class_=f"band {style_class(line.style)}")
+        low, high = point.band
+        upper.append(plane.at(epoch, high))
+        lower.append(plane.at(epoch, low))
+    outline = path_of([*upper, *reversed(lower)]) + "Z"
+    add(plot, "path", d=outline, class_=f"band {style_class(line.style)}")
 
 
-def _draw_line(plot: Element, line: Line, across: Scale, down: Scale, axis: Axis) -> None:
+def _draw_line(plot: Element, plane: _Plane, line: Line, axis: Axis) -> None:
+    """Draw a line and, if it has few points, what each of them says when it is pointed at."""
     curve = _thinned(line.curve)
-    points = [(across(epoch), down(point.mean)) for epoch, point in curve.items()]
+    points = [plane.at(epoch, point.mean) for epoch, point in curve.items()]
     css = f"line {style_class(line.style)}"
-    if line.style >= 8:
+    if line.style >= NUM_COLOURS:
         css += " dashed"
     add(plot, "path", d=path_of(points), class_=css)
     if len(curve) > _MOST_TITLES:
         return
     for (x, y), (epoch, point) in zip(points, curve.items(), strict=True):
-        value = f"{point.mean:.{axis.decimals}f}"
-        if point.error is not None:
-            value += f" \u00b1 {point.error:.{axis.decimals}f}"
+        value = with_error(point, axis.decimals)
         dot = add(plot, "circle", cx=x, cy=y, r=6, class_="hover")
         add(dot, "title", f"{line.name}, epoch {epoch}: {value}")
 
 
-def _draw_ends(
-    root: Element, lines: Sequence[Line], labels: Sequence[str], across: Scale, down: Scale
+def _draw_labels(
+    root: Element, plane: _Plane, lines: Sequence[Line], labels: Sequence[str]
 ) -> None:
-    """Draw a mark at the end of each line, and beside it its name, where it touches no other."""
-    ends: list[tuple[float, float]] = []
-    for line in lines:
-        last = max(line.curve)
-        ends.append((across(last), down(line.curve[last].mean)))
-    for line, (x, y) in zip(lines, ends, strict=True):
-        add_mark(root, line.style, x, y)
-    heights = spread([y for _, y in ends], _LINE_HEIGHT, _TOP, down.start)
-    for line, label, y in zip(lines, labels, heights, strict=False):
+    """Draw the name of each line beside its end, where it touches no other."""
+    ends = [_end(plane, line)[1] for line in lines]
+    heights = spread(ends, _LINE_HEIGHT, _TOP, plane.down.start)
+    for line, label, y in zip(lines, labels, heights, strict=True):
         css = f"name {style_class(line.style)}"
-        add(root, "text", label, x=across.stop + 10, y=y + 4, class_=css)
+        add(root, "text", label, x=plane.across.stop + 10, y=y + 4, class_=css)
+
+
+def _end(plane: _Plane, line: Line) -> tuple[float, float]:
+    """Return the pixel of a line's last point."""
+    last = max(line.curve)
+    return plane.at(last, line.curve[last].mean)
 
 
 def _thinned(curve: Mapping[int, Estimate]) -> dict[int, Estimate]:

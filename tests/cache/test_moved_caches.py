@@ -19,7 +19,7 @@ from kdcache.cache import open_cache
 from kdcache.cache.committing import commit_unit, require_written
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.manifest import MANIFEST
-from kdcache.dump.engines.ray_pool import Maker
+from kdcache.dump.engines.ray_maker import Maker
 from kdcache.dump.plan import plan_dump
 from kdcache.dump.run import DumpConfig
 from kdcache.errors import CacheError, KdcacheError

@@ -17,7 +17,7 @@ from runs import CONV, dump
 from kdcache.cache import open_cache
 from kdcache.cache.storage.folder import Folder
 from kdcache.errors import StoppedError
-from kdcache.tools import hub
+from kdcache.tools import hub_sender
 from kdcache.tools.convert import convert_cache
 from kdcache.tools.export import export_cache
 from kdcache.tools.hub import pull_cache, push_cache
@@ -168,9 +168,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 def test_publishing_and_fetching_go_on(
     server: HubServer, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "MOST_AT_ONCE", 4)
+    monkeypatch.setattr(hub_sender, "MOST_AT_ONCE", 4)
     with monkeypatch.context() as patch, pytest.raises(StoppedError) as caught:
-        at_call(patch, hub._Sender, "add", 9, lambda sender, storage: True)
+        at_call(patch, hub_sender.Sender, "add", 9, lambda sender, storage: True)
         push_cache(cache, PLACE)
     sent = re.match(r"stopped by SIGTERM: (\d+) objects sent", str(caught.value))
     assert sent is not None and 0 < int(sent[1]) < 60

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from kdcache.codecs import open_codec
 from kdcache.errors import UsageError
 from kdcache.losses import Dist, dist_loss, dist_terms, open_loss
-from kdcache.losses.protocol import as_soft_targets
+from kdcache.losses.checks import as_soft_targets
 from kdcache.runtime.distributed import rank, world_size
 from kdcache.soft_targets import SoftTargets
 

@@ -12,7 +12,7 @@ from losses.references import Case, cases, grad, labels, logits
 from torch import Tensor
 
 from kdcache.losses import dkd_loss, dkd_terms, kl_loss, nkd_loss, nkd_terms
-from kdcache.losses.protocol import without_label
+from kdcache.losses.label import without_label
 
 TERMS = {"dkd": (dkd_terms, references.dkd), "nkd": (nkd_terms, references.nkd)}
 both = pytest.mark.parametrize(("terms", "reference"), TERMS.values(), ids=TERMS)

@@ -22,8 +22,10 @@ from kdcache.cache.source_list import list_of, read_list, source_entry
 from kdcache.codecs import LowRank, open_codec
 from kdcache.errors import CacheError, DamagedUnitError, MismatchError, UsageError
 from kdcache.sources import open_source
-from kdcache.tools import hub
-from kdcache.tools.hub import HubStorage, parse_address, pull_cache, push_cache
+from kdcache.tools import hub_sender
+from kdcache.tools.hub import pull_cache, push_cache
+from kdcache.tools.hub_client import parse_address
+from kdcache.tools.hub_storage import HubStorage
 from kdcache.verify.cache import verify_cache
 from kdcache_cli.commands import main
 
@@ -111,7 +113,7 @@ def test_what_has_come_since_is_added_and_old_revisions_stay(
 def test_a_push_that_was_stopped_goes_on(
     server: HubServer, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "MOST_AT_ONCE", 4)
+    monkeypatch.setattr(hub_sender, "MOST_AT_ONCE", 4)
     server.fails_after = 2
     with pytest.raises(
         CacheError, match=r"hf://datasets/lab/logits: .*403.*run the same command again"

@@ -10,7 +10,8 @@ from typing import Protocol, runtime_checkable
 from kdcache.cache import Cache
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.engines.process import run_in_process
-from kdcache.dump.engines.ray_pool import require_ray, run_on_ray
+from kdcache.dump.engines.ray_cluster import require_ray
+from kdcache.dump.engines.ray_pool import run_on_ray
 from kdcache.dump.job import Job
 
 

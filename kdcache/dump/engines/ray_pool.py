@@ -1,57 +1,37 @@
-"""The engine on a Ray cluster: actors that hold the teacher, and a driver that hands them units and
-replaces those that die."""
+"""The engine on a Ray cluster: the driver, which hands units to workers and replaces those that
+die."""
 
-import logging
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kdcache.cache import Cache, open_cache
+from kdcache.cache import Cache
 from kdcache.cache.formats.protocol import Unit
-from kdcache.dump.config import DumpConfig, RayConfig
-from kdcache.dump.job import Job, prepare
-from kdcache.dump.shares import (
-    UnitOrder,
-    all_units,
-    grouped,
-    not_committed,
-    num_views,
-    units_together,
-)
-from kdcache.dump.worker import look_at_teacher, write_units
+from kdcache.dump.config import DumpConfig
+from kdcache.dump.engines.ray_cluster import connected
+from kdcache.dump.engines.ray_maker import Maker
+from kdcache.dump.engines.ray_shape import pool_shape
+from kdcache.dump.job import Job
+from kdcache.dump.shares import all_units, not_committed, num_views, units_together
+from kdcache.dump.worker import look_at_teacher
 from kdcache.errors import KdcacheError
 from kdcache.runtime.console import Bar, log, progress, say
-from kdcache.runtime.stopping import handlers_kept, hearing_again, stop_requested
+from kdcache.runtime.stopping import hearing_again, stop_requested
 from kdcache.runtime.wording import counted
 
-ATTEMPTS = (
-    3  # workers that may die over a unit or, for each that there should be, before any has begun
-)
-MOST_UNITS = 8  # handed out at once: a worker renders the first views of the next while it ends one
-WAIT_SECONDS = 60.0  # without any worker, until the user is told
+ATTEMPTS = 3
+"""Workers that may die over a unit or, for each that there should be, before any has begun."""
+_MOST_UNITS = 8
+"""Handed out at once: a worker renders the first views of the next while it ends one."""
+_WAIT_SECONDS = 60.0
+"""Without any worker, until the user is told."""
 _LOOK_SECONDS = 1.0
 _END_SECONDS = 10.0
-
-
-def require_ray() -> Any:
-    """Return the module `ray`.
-
-    Raises:
-        KdcacheError: it is not installed.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray  # noqa: PLC0415
-    except ImportError as error:
-        raise KdcacheError(
-            "ray is not installed; pip install 'kdcache[ray]', or leave out --engine ray"
-        ) from error
-    return ray
 
 
 def run_on_ray(job: Job, cache: Cache) -> int:
@@ -84,83 +64,6 @@ def run_on_ray(job: Job, cache: Cache) -> int:
             pool.close()
 
 
-@contextmanager
-def connected(config: RayConfig) -> Iterator[Any]:
-    """Connect to the cluster, or start Ray here, to the end of the block, unless that has been
-    done; give the module `ray`.
-
-    Raises:
-        KdcacheError: there is no cluster at the address.
-    """
-    ray = require_ray()
-    if ray.is_initialized():
-        yield ray
-        return
-    # Ray tells there of the dead, with pages of its log
-    with (
-        handlers_kept(),
-        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
-        redirect_stdout(nowhere),
-    ):
-        try:
-            ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            where = config.address or os.environ.get("RAY_ADDRESS", "this machine")
-            reason = str(error).partition("\n")[0]
-            raise KdcacheError(
-                f"no Ray on {where}: {reason}; start it with ray start, or check ray.address"
-            ) from error
-        try:
-            yield ray
-        finally:
-            ray.shutdown()
-
-
-class Maker:
-    """What runs in an actor: a job made ready, and units of it."""
-
-    def start(self, config: DumpConfig, folder: str, digest: str) -> None:
-        """Make the job ready, in the working folder of the command.
-
-        Args:
-            config: the dump.
-            folder: the working folder.
-            digest: that of the manifest under which the command writes; a worker begins no cache.
-
-        Raises:
-            KdcacheError: anything that is absent here, or is not as it is where the command runs.
-        """
-        if not Path(folder).is_dir():
-            raise KdcacheError(
-                f"node {os.uname().nodename} has no folder {folder}, in which the command runs;"
-                " choose one that all nodes share"
-            )
-        os.chdir(folder)
-        self.cache = open_cache(config.cache)
-        if self.cache.manifest.digest != digest:
-            raise KdcacheError(
-                f"node {os.uname().nodename} finds another cache in {self.cache} than the command; "
-                "choose a folder that all nodes share"
-            )
-        self.cache.storage.probe()
-        self.job = prepare(config)
-        self.cache.require(self.job.manifest.with_codec_of(self.cache.manifest))
-
-    def make(self, units: Sequence[Unit]) -> Iterator[Unit]:
-        """Commit `units`, and yield each that is."""
-        together = units_together(self.job, self.cache, len(units), 1)
-        with progress("dump", 0, "views", is_shown=False) as bar:
-            order = UnitOrder(grouped(units, together))
-            yield from write_units(self.job, self.cache, order, bar)
-
-
-@dataclass(frozen=True)
-class _Shape:
-    workers: int
-    gpus: float
-    cpus: int
-
-
 @dataclass(eq=False)
 class _Worker:
     actor: Any
@@ -175,7 +78,8 @@ class _Pool:
     def __init__(
         self, ray: Any, config: DumpConfig, cache: Cache, todo: Sequence[Unit], bar: Bar
     ) -> None:
-        shape = _pool_shape(ray, config)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        shape = pool_shape(nodes, config)
         device = "cpu"
         if shape.gpus:
             device = "cuda"
@@ -216,7 +120,7 @@ class _Pool:
             if done:
                 self._receive(done[0])
                 last_news = time.monotonic()
-            elif time.monotonic() - last_news > WAIT_SECONDS and not self._is_at_work():
+            elif time.monotonic() - last_news > _WAIT_SECONDS and not self._is_at_work():
                 say(
                     "note: Ray has had no room for a worker so far; see ray status, or ask for less"
                     " with ray.cpus and ray.gpus"
@@ -255,29 +159,19 @@ class _Pool:
         to the end."""
         while self._todo and self._idle:
             worker = self._idle.pop()
-            count = max(1, min(MOST_UNITS, len(self._todo) // (2 * self._size)))
+            count = max(1, min(_MOST_UNITS, len(self._todo) // (2 * self._size)))
             worker.units = [self._todo.popleft() for _ in range(min(count, len(self._todo)))]
             answers = worker.actor.make.options(num_returns="streaming").remote(worker.units)
             self._awaited[answers] = worker
 
     def _receive(self, answer: Any) -> None:
-        """Take what a worker gives: that it is ready, a unit that is committed, the end of those it
-        held, or its death."""
+        """Take what a worker gives: that it is ready, what it tells of its units, or its death."""
         worker = self._awaited.pop(answer)
         try:
-            if not worker.is_ready:
-                self._ray.get(answer)
-                worker.is_ready = True
-                self._deaths[None] = 0
-                self._idle.append(worker)
-                return
-            committed = next(answer, None)
-            if committed is None:
-                self._take_back(worker)
-                self._idle.append(worker)
-                return
-            self._count(self._ray.get(committed), worker)
-            self._awaited[answer] = worker
+            if worker.is_ready:
+                self._receive_unit(answer, worker)
+            else:
+                self._receive_start(answer, worker)
         except self._ray.exceptions.RayTaskError as error:
             if _is_for_the_user(error.cause):
                 raise error.cause from None
@@ -285,6 +179,23 @@ class _Pool:
         except self._ray.exceptions.RayError as error:
             # the process or the node is gone, or cannot be reached
             self._replace(worker, _reason(error))
+
+    def _receive_start(self, answer: Any, worker: _Worker) -> None:
+        """Take that a worker is ready, or what it raised."""
+        self._ray.get(answer)
+        worker.is_ready = True
+        self._deaths[None] = 0
+        self._idle.append(worker)
+
+    def _receive_unit(self, answers: Any, worker: _Worker) -> None:
+        """Take a unit that a worker has committed, or the end of those that it was given."""
+        committed = next(answers, None)
+        if committed is None:
+            self._take_back(worker)
+            self._idle.append(worker)
+            return
+        self._count(self._ray.get(committed), worker)
+        self._awaited[answers] = worker
 
     def _count(self, unit: Unit, worker: _Worker) -> None:
         worker.units.remove(unit)
@@ -337,35 +248,3 @@ def _reason(error: Exception) -> str:
             reason = line
             break
     return reason.partition(". ")[0].rstrip(".")
-
-
-def _pool_shape(ray: Any, config: DumpConfig) -> _Shape:
-    """Return how many workers there will be, and what each asks for, from what is configured and
-    what the nodes have."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cards = sum(node.get("GPU", 0) for node in nodes)
-    gpus = config.ray.gpus
-    if gpus is None:
-        gpus = float(config.compute.device != "cpu" and cards > 0)
-    cpus = config.ray.cpus
-    if cpus is None:
-        cpus = max(1, min(config.compute.workers, _most_cpus(nodes, gpus)))
-    if gpus:
-        room = cards / gpus
-    else:
-        room = sum(node.get("CPU", 0) // cpus for node in nodes)
-    return _Shape(config.ray.workers or max(1, int(room)), gpus, cpus)
-
-
-def _most_cpus(nodes: Sequence[Mapping[str, float]], gpus: float) -> int:
-    """Return how many CPUs a worker with so many GPUs may have, where each node gives every worker
-    as many."""
-    if not gpus:
-        return max(int(node.get("CPU", 0)) for node in nodes)
-    counts = [_cpus_beside(gpus, node) for node in nodes if node.get("GPU")]
-    return min(counts, default=1)
-
-
-def _cpus_beside(gpus: float, node: Mapping[str, float]) -> int:
-    """Return how many CPUs of a node there are for each worker with so many GPUs."""
-    return int(node.get("CPU", 0) * min(gpus / node["GPU"], 1))

@@ -18,7 +18,7 @@ from runs import dump
 
 from kdcache.dump.config import RayConfig
 from kdcache.dump.engines import ray_pool
-from kdcache.dump.engines.ray_pool import connected
+from kdcache.dump.engines.ray_cluster import connected
 from kdcache.errors import CodecError, KdcacheError, StoppedError, UsageError
 
 SETTINGS: dict[str, Any] = {**ALL, "seeds": "0:1"}
