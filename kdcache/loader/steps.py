@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ from kdcache.sources import Source
 from kdcache.views import Batch, ViewDataset, ViewLoader
 
 _NO_ROWS: Rows = np.empty(0, np.int64)
+OfLoader = TypeVar("OfLoader", bound="StepLoader")
 
 
 class StepLoader:
@@ -356,7 +357,7 @@ class StepLoader:
         for stream in self.replay.streams:
             stream.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self: OfLoader) -> OfLoader:
         """Return the loader, which is closed at the end of the block."""
         return self
 
