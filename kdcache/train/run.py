@@ -43,7 +43,7 @@ from kdcache.train.metrics_reading import read_metrics
 from kdcache.train.one_pass import require_one_pass
 from kdcache.train.outlook import Outlook
 from kdcache.train.overview import overview, run_names
-from kdcache.train.result import run_result, say_epoch
+from kdcache.train.result import run_result, say_divergence, say_epoch
 from kdcache.train.run_files import COMMAND, CONFIG_FILE, METRICS_FILE, RESULT_FILE
 from kdcache.train.run_folder import finished_result, last_checkpoint, own_folder, say_finished
 from kdcache.train.run_settings import check_folder, with_student_spec
@@ -272,7 +272,9 @@ def _end(kept: _KeptRun) -> dict[str, Any]:
     for name, module in trainer.weights().items():
         save_weights(folder / f"{name}.safetensors", module, record)
     check_best(folder, kept.best)
-    result = run_result(config, trainer, kept.best, read_metrics(folder / METRICS_FILE))
+    lines = read_metrics(folder / METRICS_FILE)
+    say_divergence(lines, config.optimizer.lr)
+    result = run_result(config, trainer, kept.best, lines)
     text = json.dumps(result, indent=1)
     replace_file(folder / RESULT_FILE, lambda file: file.write(text.encode()))
     return result
