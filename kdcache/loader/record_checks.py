@@ -22,7 +22,7 @@ def check_tail(cache: Cache, tail: Tail) -> None:
         raise UsageError(f"tail {tail!r}: {name} leaves no tail that could be spread; leave it out")
 
 
-def check_records(cache: Cache, loss: Loss, spec: str, tail: Tail) -> None:
+def check_records(cache: Cache, loss: Loss, spec: str, tail: Tail = "uniform") -> None:
     """Check that the records of `cache` hold what the loss of this spec needs, and that it reads
     their tail if one is chosen; say so if they turn its gradient far, or if labels that were
     imported are taken at another temperature.
