@@ -260,7 +260,7 @@ def is_small(logits: Logits) -> Tensor:
     return (logits.abs() < LARGEST).all(dim=1)  # which NaN is not either
 
 
-def large_logits(logits: Tensor) -> str:
+def logits_fault(logits: Tensor) -> str:
     """Return what is wrong with logits that `is_small` is not true of."""
     if bool(logits.isfinite().all()):
         return f"logits of {LARGEST:.3g} and more"
@@ -279,7 +279,7 @@ def checked(logits: Logits, classes: int) -> Logits:
     if not bool(is_row_small.all()):
         row = int((~is_row_small).nonzero()[0])
         raise CodecError(
-            f"row {row} of the batch holds {large_logits(logits[row])}; check the weights of the"
+            f"row {row} of the batch holds {logits_fault(logits[row])}; check the weights of the"
             " teacher, and its mean and std"
         )
     return logits

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kdcache.cache import Cache
 from kdcache.codecs import Packed, as_records, encoded, packed
-from kdcache.codecs.protocol import is_small, large_logits
+from kdcache.codecs.protocol import is_small, logits_fault
 from kdcache.errors import CodecError
 from kdcache.models.first_batch import tell_no_logits
 from kdcache.models.vision_model import TeacherLogits, VisionModel
@@ -124,7 +124,7 @@ class BatchEncoder:
                 raise
             row = int(batch.rows[bad_places[0]])
             key = self._source.key(int(self._cache.order[row]))
-            what = large_logits(logits.values[bad_places[0]])
+            what = logits_fault(logits.values[bad_places[0]])
             raise CodecError(
                 f"teacher {self._teacher.spec} gives {what} for sample {key}"
                 f" (row {row}, seed {int(batch.seeds[0])}); check its weights, and its precision"

@@ -11,7 +11,7 @@ from torch import nn
 from kdcache.cache import Cache, Commit, create_cache
 from kdcache.cache.absences import reasons_in
 from kdcache.cache.committing import require_manifest, start_seed
-from kdcache.cache.coverage import ask_for
+from kdcache.cache.coverage import ask_for, coverage_of
 from kdcache.cache.documents.commit import mean_statistics
 from kdcache.config.arguments import checked_arguments, given
 from kdcache.config.fields import build
@@ -204,7 +204,7 @@ def run_dump(config: DumpConfig, objects: GivenObjects = NO_OBJECTS) -> dict[str
     summary = _summary(job, cache, commits)
     tell_clipped(cache, commits)
     _tell_chance(summary["teacher_accuracy"], job.source.classes)
-    _tell_few_seeds(job)
+    _tell_few_seeds(job, cache)
     return {"units_written": written, "seconds": seconds, **summary}
 
 
@@ -218,15 +218,20 @@ def _tell_chance(accuracy: float | None, num_classes: int) -> None:
         )
 
 
-def _tell_few_seeds(job: Job) -> None:
-    """Say how many seeds suit the training that comes next, if these are few."""
-    advised = advised_seeds(EPOCHS, len(job.seeds))
-    if advised is not None and job.recipe.is_drawn:
-        say(
-            f"note: {EPOCHS} epochs of {counted(len(job.seeds), 'seed')} would show a student each"
-            f" view {EPOCHS // len(job.seeds)} times; it usually learns more from about {advised}:"
-            f" --seeds 0:{advised} adds them"
-        )
+def _tell_few_seeds(job: Job, cache: Cache) -> None:
+    """Say how many seeds suit the training that comes next, if the cache was asked for few."""
+    asked = coverage_of(cache, []).seeds  # by its requests: no unit is listed
+    num_seeds = len({*asked, *job.seeds})
+    advised = advised_seeds(EPOCHS, num_seeds)
+    if advised is None or not job.recipe.is_drawn:
+        return
+    group = cache.manifest.seeds_per_unit  # a dump writes whole groups
+    stop = -(-advised // group) * group
+    say(
+        f"note: {EPOCHS} epochs of {counted(num_seeds, 'seed')} would show a student each view"
+        f" {EPOCHS // num_seeds} times; it usually learns more from about {advised}:"
+        f" --seeds 0:{stop} adds them"
+    )
 
 
 def _summary(job: Job, cache: Cache, commits: Sequence[Commit]) -> dict[str, Any]:

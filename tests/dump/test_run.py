@@ -477,8 +477,11 @@ def test_few_seeds_are_told_with_those_that_would_do(
     still = tmp_path / "still.toml"
     still.write_text('mode = "L"\nsize = 8\neval = "digits"\ntransforms = []\n')
     dump(tmp_path / "still", seeds="0:1", recipe=str(still))
-    dump(tmp_path / "cache", seeds="0:13")
-    assert "each view" not in capsys.readouterr().err
+    dump(tmp_path / "cache", seeds="2:13")
+    dump(tmp_path / "cache", seeds="3")
+    assert "each view" not in capsys.readouterr().err, "the cache has enough by then"
+    dump(tmp_path / "tars", seeds="0:2", store="webdataset")
+    assert "about 25: --seeds 0:26 adds them\n" in capsys.readouterr().err, "tars hold two seeds"
 
 
 def test_a_teacher_at_chance_is_noted(
