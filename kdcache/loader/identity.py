@@ -17,6 +17,14 @@ _ONE_LOADER = (
     " them"
 )
 
+_WAYS_OUT = {
+    "window": (
+        "give the one that the loop began with, or, if it was given none, the slab_limit and the"
+        " kind of storage that it began with: these choose it"
+    )
+}
+"""For settings of the order that others may decide."""
+
 
 def identity_of(replay: Replay, teacher: Teacher) -> dict[str, str]:
     """Return what the views and their soft targets depend on: fingerprints by name."""
@@ -62,7 +70,7 @@ def require_order(state: Mapping[str, Any], order: Mapping[str, Any]) -> None:
         if state_value != value:
             raise MismatchError(
                 f"the state is of {name} {state_value}, here it is {value}: steps count in another"
-                " order; give the one that the loop began with"
+                f" order; {_WAYS_OUT.get(name, 'give the one that the loop began with')}"
             )
 
 

@@ -72,8 +72,8 @@ def open_replay(
         KdcacheError: anything that cannot be opened.
     """
     cache_options = [_open_cache(text, config) for text in config.caches]
-    for cache, _ in cache_options:
-        check_tail(cache, config.tail)
+    for cache, options in cache_options:
+        check_tail(cache, config.tail, is_mapped=options.classes is not None)
         check(cache)
     if cache_options:
         replay = _replay_of_caches(config, needs, cache_options, source)
@@ -125,10 +125,10 @@ def _replay_of_caches(
         units.prefer(seeds[0])
     uses[0] = replace(uses[0], units=units)
     blocks = _blocks(config, caches, units)
-    reads_units = "teacher" in needs or units is not None
-    if blocks is not None and reads_units:
+    if blocks is not None:
         for number, use in enumerate(uses):
-            uses[number] = replace(use, stream=_stream(config, use))
+            if "teacher" in needs or use.units is not None:
+                uses[number] = replace(use, stream=_stream(config, use))
     _check_views(first, source, seeds)
     return Replay(
         source=source, recipe=first.recipe, caches=uses, seeds=seeds, samples=None, blocks=blocks

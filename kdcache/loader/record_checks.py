@@ -15,11 +15,17 @@ _AXES_WITH_ANCHORS = 3
 """Of a segment whose places have anchors side by side."""
 
 
-def check_tail(cache: Cache, tail: Tail) -> None:
-    """Raise a UsageError if the records of `cache` have no tail that could be spread."""
+def check_tail(cache: Cache, tail: Tail, *, is_mapped: bool) -> None:
+    """Raise a UsageError if the records of `cache` have no tail that could be spread, or if it
+    would have to follow a student of other classes."""
     if tail != "uniform" and not has_tail(row_codec(cache.codec)):
         name = f"{codec_spec(cache.codec)} of cache {cache}"
         raise UsageError(f"tail {tail!r}: {name} leaves no tail that could be spread; leave it out")
+    if tail == "ghost" and is_mapped:
+        raise UsageError(
+            f"tail 'ghost' follows the student over the classes of the teacher, and cache {cache}"
+            " has a map of classes, so that these are others; use tail uniform or none"
+        )
 
 
 def check_records(cache: Cache, loss: Loss, spec: str, tail: Tail = "uniform") -> None:

@@ -47,7 +47,7 @@ def check_caches(config: LoaderConfig, opened: OpenedCaches) -> None:
         if len(opened) == len(config.caches):
             _check_together(config, [cache for cache, _ in opened])
         for cache, options in opened:
-            check_tail(cache, config.tail)
+            check_tail(cache, config.tail, is_mapped=options.classes is not None)
             _check_classes(config, cache, options)
 
 

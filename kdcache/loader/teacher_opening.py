@@ -57,7 +57,7 @@ def open_teacher(
     cache_sizes = [use.cache.manifest.input_size for use in uses]
     replay.recipe.require_one_draw(*sizes, *cache_sizes)
     if "teacher" not in needs:
-        return NoTeacher(uses[0] if uses else None), [*sizes]
+        return NoTeacher(uses, is_filled=config.on_miss == "teacher"), [*sizes]
     online = None
     rendered = [*sizes]
     if config.teacher:
@@ -70,7 +70,7 @@ def open_teacher(
     if "logits" in needs and is_combined:
         raise UsageError(
             "several teachers, or one of other classes, give probabilities, and this loss needs"
-            " logits: use dist or kl without standardize"
+            " logits: use dist or kl, without standardize or activation=sigmoid"
         )
     if layout is None and uses:
         _require_same_layout([use.cache for use in uses])
@@ -129,6 +129,12 @@ def _cached(
 ) -> Teacher:
     cached = CachedTeacher(use.cache, use.reader(), compute, tail=config.tail, fallback=online)
     teacher = _lying_as(layout, cached, use.cache.manifest.layout)
+    if config.tail != "uniform" and isinstance(teacher, ResampledTeacher):
+        raise UsageError(
+            f"tail {config.tail!r} is of a softmax of each position, and the maps of cache"
+            f" {use.cache} are brought to the student's size as logits, in which the tail is even;"
+            " leave it out, or take a student whose maps have the teacher's size"
+        )
     if use.classes is None:
         return teacher
     return MappedTeacher(teacher, use.classes, replay.source.classes, compute)

@@ -255,33 +255,51 @@ class ResampledTeacher:
 
 
 class NoTeacher:
-    """For losses without a teacher; with a cache, the views and the rows left out are those of the
-    cache."""
+    """For losses without a teacher; with caches, the views and the rows left out are those of
+    theirs."""
 
-    def __init__(self, use: CacheUse | None) -> None:
-        """Take the cache, if there is one."""
+    def __init__(self, uses: Sequence[CacheUse], *, is_filled: bool = False) -> None:
+        """Take the caches.
+
+        Args:
+            uses: of the caches, if there are any.
+            is_filled: whether a teacher in the loop would fill what they lack.
+        """
         self.identity = "none"
-        self._use = use
+        self._uses = uses
+        self._is_filled = is_filled
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> RowsOfSeeds:
-        """Return the rows that a teacher with the cache would leave out, so that all losses train
+        """Return the rows that a teacher with the caches would leave out, so that all losses train
         on the same samples.
 
         Raises:
             MissingUnitError: units that are not committed, of a seed that is not to be partial.
         """
-        if self._use is None:
-            return dict.fromkeys(seeds, _NO_ROWS)
-        if self._use.stream is not None:  # that the images come from
-            unavailable = self._use.stream.start(seeds, following)
-            return _union([*unavailable], seeds)
-        rows: RowsOfSeeds = {}
-        for seed in seeds:
-            rows[seed] = np.concatenate(self._use.unavailable(seed))
-        return rows
+        parts = [dict.fromkeys(seeds, _NO_ROWS)]
+        for use in self._uses:
+            absent, missing = _unavailable(use, seeds, following)
+            parts.append(absent)
+            if not self._is_filled:
+                parts.append(missing)
+        return _union(parts, seeds)
 
     def soft_targets(self, batch: Batch) -> SoftTargets:
         """Return rows of no classes; no loss without a teacher looks at them."""
-        if self._use is not None and self._use.stream is not None:
-            self._use.stream.release(batch.rows.numpy())
+        for use in self._uses:
+            if use.stream is not None:
+                use.stream.release(batch.rows.numpy())
         return DenseTargets(torch.empty(len(batch.rows), 0))
+
+
+def _unavailable(
+    use: CacheUse, seeds: Sequence[int], following: Sequence[int]
+) -> tuple[RowsOfSeeds, RowsOfSeeds]:
+    """Return by seed the rows that are absent from a cache, and that are missing."""
+    if use.stream is not None:  # that the images come from
+        return use.stream.start(seeds, following)
+    absent: RowsOfSeeds = {}
+    missing: RowsOfSeeds = {}
+    for seed in seeds:
+        absent[seed], missing[seed] = use.unavailable(seed)
+    return absent, missing

@@ -153,7 +153,9 @@ class Dist(LossOptions):
     @property
     def requires(self) -> frozenset[Need]:
         """What it must be given."""
-        return needs_of(self.standardize, self.ignore_masked, self.positions)
+        return needs_of(
+            self.standardize, self.ignore_masked, self.positions, self.activation
+        )
 
     @property
     def batch_tau(self) -> float | None:

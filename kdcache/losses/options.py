@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from kdcache.errors import UsageError
 from kdcache.losses.protocol import Need
+from kdcache.shapes import Activation
 
 
 class LossOptions:
@@ -42,11 +43,15 @@ class LossOptions:
 
 
 def needs_of(
-    standardize: bool = False, ignore_masked: bool = False, positions: float = 1.0
+    standardize: bool = False,
+    ignore_masked: bool = False,
+    positions: float = 1.0,
+    activation: Activation | None = None,
 ) -> frozenset[Need]:
-    """Return what a loss on probabilities requires with these options."""
+    """Return what a loss on probabilities requires with these options: sigmoids, too, are taken of
+    logits."""
     needs: set[Need] = {"teacher"}
-    if standardize:
+    if standardize or activation == "sigmoid":
         needs.add("logits")
     if ignore_masked:
         needs.add("masks")

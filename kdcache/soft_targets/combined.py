@@ -92,8 +92,8 @@ class _Probabilities:
             CodecError: always.
         """
         raise CodecError(
-            "several teachers, or one of mapped classes, have no logits; use loss dist or kl"
-            " without standardize"
+            "several teachers, or one of mapped classes, have no logits; use loss dist or kl,"
+            " without standardize or activation=sigmoid"
         )
 
     def std(self) -> PerRow:

@@ -55,8 +55,10 @@ def _differences(config: TrainConfig, other: TrainConfig) -> list[str]:
     other_settings = flat_settings(dataclasses.asdict(other))
     lines = []
     for key, value in settings.items():
+        if key.partition(".")[0] not in names:
+            continue  # their own: tables of options may have other keys
         other_value = other_settings[key]
-        if key.partition(".")[0] in names and value != other_value:
+        if value != other_value:
             text, other_text = contrasted(repr(value), repr(other_value))
             lines.append(f"{key}: {text} and {other_text}")
     return lines

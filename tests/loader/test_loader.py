@@ -305,6 +305,13 @@ def test_a_state_is_of_one_order(cache: Path) -> None:
             other.load_state_dict(state)
 
 
+def test_a_state_whose_window_others_decided_says_what_they_are(cache: Path) -> None:
+    of_slabs = DistillationLoader(cache, data=DIGITS, **HERE)
+    of_windows = DistillationLoader(cache, data=DIGITS, slab_limit=1e-6, **HERE)
+    with pytest.raises(MismatchError, match="if it was given none, the slab_limit and the kind"):
+        of_windows.load_state_dict(of_slabs.state_dict())
+
+
 def test_samples_may_be_a_list_of_numbers(cache: Path) -> None:
     numbers = np.array([41, 7, 99, *range(10, 40)])
     loader = DistillationLoader(cache, data=DIGITS, samples=numbers, **HERE)

@@ -90,6 +90,42 @@ def test_a_run_trains_from_several_caches_and_knows_them_again(
         train(tmp_path / "run", cache=caches, epochs=2, **SETTINGS)
 
 
+def left_out(path: Path, loss: str, **changes: Any) -> list[int]:
+    """Return the rows that the first epoch of a training leaves out."""
+    config = train_config(path, seeds="0:1", **{**SETTINGS, "loss": loss, **changes})
+    trainer = Trainer(config)
+    start_epoch([trainer])
+    rows: list[int] = trainer.loader.state_dict()["left_out"].tolist()
+    trainer.data.close()
+    return rows
+
+
+def test_all_losses_leave_out_the_same_rows(tmp_path: Path, two: list[str]) -> None:
+    """Also one that looks at no teacher, of several caches and where a teacher fills gaps."""
+    caches = []
+    for unit, path in enumerate(two):
+        cache = tmp_path / str(unit)
+        shutil.copytree(path, cache)
+        (cache / commit_key(0, unit)).unlink()
+        caches.append(str(cache))
+    missing = [*range(64)]
+    for window in (None, 2):
+        for loss in ("ce", "dist:tau=4"):
+            shared: dict[str, Any] = {"cache": tuple(caches), "window": window}
+            assert left_out(tmp_path, loss, on_miss="skip", **shared) == missing
+            shared = {"cache": caches[0], "window": window, "teacher": f"{CONV},seed=7"}
+            assert left_out(tmp_path, loss, on_miss="teacher", **shared) == []
+
+
+@pytest.mark.parametrize("loss", ["kl:activation=sigmoid", "dist:activation=sigmoid", "mse"])
+def test_losses_of_logits_are_refused_for_several_teachers_before_anything_is_written(
+    tmp_path: Path, two: list[str], loss: str
+) -> None:
+    with pytest.raises(UsageError, match="give probabilities, and this loss needs logits"):
+        train(tmp_path / "run", cache=tuple(two), **{**SETTINGS, "loss": loss})
+    assert not (tmp_path / "run").exists()
+
+
 def test_seeds_that_a_run_leaves_out_are_noted(
     tmp_path: Path, two: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -261,6 +297,16 @@ def test_a_student_learns_from_a_teacher_of_other_classes(tmp_path: Path) -> Non
         )["epochs"]
         == 1
     )
+
+
+def test_a_tail_cannot_follow_a_student_of_other_classes(tmp_path: Path) -> None:
+    dump(tmp_path / "cache", data=FEW, codec="topk:k=3", seeds="0:1")
+    table = mapped(tmp_path, "".join(f"{9 - digit},{digit}\n" for digit in range(10)))
+    cache = f"{tmp_path / 'cache'},classes={table}"
+    with pytest.raises(UsageError, match="has a map of classes, .*; use tail uniform or none"):
+        train(tmp_path / "run", cache=cache, tail="ghost", **SETTINGS)
+    assert not (tmp_path / "run").exists()
+    Trainer(train_config(tmp_path / "run", cache=cache, tail="none", **SETTINGS))
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_a_seed_that_is_not_there_is_told(cache: Cache) -> None:
     with pytest.raises(MissingUnitError, match="does not hold seed 5"):
         CachedTeacher(cache, SlabReader(cache), Compute(IN_PROCESS)).start([5], [])
     with pytest.raises(MissingUnitError, match="does not hold seed 5"):
-        NoTeacher(CacheUse(cache=cache)).start([5], [])
+        NoTeacher([CacheUse(cache=cache)]).start([5], [])
 
 
 def test_a_seed_to_come_that_is_not_there_is_told_when_its_turn_comes(cache: Cache) -> None:
@@ -97,7 +97,7 @@ def test_no_teacher_leaves_out_what_the_cache_lacks(cache: Cache, tmp_path: Path
     holed = open_cache(tmp_path / "cache")
     source = open_source(data)
     teachers: list[Teacher] = [
-        NoTeacher(CacheUse(cache=holed)),
+        NoTeacher([CacheUse(cache=holed)]),
         CachedTeacher(holed, SlabReader(holed), Compute(IN_PROCESS)),
     ]
     for teacher in teachers:
@@ -106,8 +106,9 @@ def test_no_teacher_leaves_out_what_the_cache_lacks(cache: Cache, tmp_path: Path
             "class1/10.png",
             "class2/02.png",
         ]
-    assert all(len(NoTeacher(use).start([0], [])[0]) == 0 for use in (None, CacheUse(cache=cache)))
-    assert NoTeacher(None).soft_targets(batch_of(cache, [(0, 0), (1, 0)])).logits().shape == (2, 0)
+    for uses in ([], [CacheUse(cache=cache)]):
+        assert len(NoTeacher(uses).start([0], [])[0]) == 0
+    assert NoTeacher([]).soft_targets(batch_of(cache, [(0, 0), (1, 0)])).logits().shape == (2, 0)
 
 
 @pytest.mark.parametrize(

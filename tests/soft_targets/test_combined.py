@@ -68,6 +68,6 @@ def test_a_row_whose_mapped_classes_have_no_mass_is_no_nan() -> None:
 def test_sums_of_probabilities_have_no_logits(rows: SoftTargets) -> None:
     for ask in (rows.logits, rows.std):
         with pytest.raises(
-            CodecError, match="have no logits; use loss dist or kl without standardize"
+            CodecError, match="have no logits; use loss dist or kl, without standardize"
         ):
             ask()

@@ -193,6 +193,15 @@ def test_a_student_of_another_stride_sees_the_maps_resampled(
     }
 
 
+def test_a_tail_is_not_brought_to_another_stride(tmp_path: Path, recipe: str) -> None:
+    made(tmp_path / "cache", recipe, codec="topk:k=2")
+    student = "tiny_models:segmenter,stride=8,aux=false"
+    settings = {"cache": str(tmp_path / "cache"), "data": DATA, "student": student}
+    with pytest.raises(UsageError, match="brought to the student's size as logits, in which the"):
+        train(tmp_path / "run", tail="none", batch_size=8, **settings)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_cache_of_maps_is_verified_with_its_teacher(
     exact: Path, tmp_path: Path, recipe: str
 ) -> None:

@@ -26,6 +26,7 @@ from kdcache.train.config import EmaConfig, TrainConfig
 from kdcache.train.data import TrainingData
 from kdcache.train.keeper import Keeper
 from kdcache.train.metrics_reading import read_metrics
+from kdcache.train.one_pass import require_one_pass
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 from kdcache.train.outlook import Outlook
 from kdcache.train.plan import plan_training
@@ -345,6 +346,14 @@ def test_what_cannot_be_one_pass_is_refused(
     assert told in str(error.value)
     with pytest.raises(UsageError, match="configs is an empty list"):
         train_students([])
+
+
+def test_each_student_has_options_of_its_own(tmp_path: Path, cache: str) -> None:
+    first = students(tmp_path, cache)[0]
+    schedule = ScheduleConfig(options={"cycle_limit": 2})
+    other = replace(first, run="other", schedule=schedule)
+    for configs in ([first, other], [other, first]):
+        require_one_pass(configs)
 
 
 @pytest.mark.parametrize("has_cache", [True, False])
