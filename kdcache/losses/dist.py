@@ -153,9 +153,7 @@ class Dist(LossOptions):
     @property
     def requires(self) -> frozenset[Need]:
         """What it must be given."""
-        return needs_of(
-            self.standardize, self.ignore_masked, self.positions, self.activation
-        )
+        return needs_of(self.standardize, self.ignore_masked, self.positions, self.activation)
 
     @property
     def batch_tau(self) -> float | None:

@@ -72,9 +72,7 @@ class Kl(LossOptions):
     @property
     def requires(self) -> frozenset[Need]:
         """What it must be given."""
-        return needs_of(
-            self.standardize, self.ignore_masked, self.positions, self.activation
-        )
+        return needs_of(self.standardize, self.ignore_masked, self.positions, self.activation)
 
     def terms(
         self, student_logits: LogitRows, teacher: SoftTargets, targets: Targets

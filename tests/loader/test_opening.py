@@ -303,7 +303,7 @@ def test_a_tail_cannot_follow_a_student_of_other_classes(tmp_path: Path) -> None
     dump(tmp_path / "cache", data=FEW, codec="topk:k=3", seeds="0:1")
     table = mapped(tmp_path, "".join(f"{9 - digit},{digit}\n" for digit in range(10)))
     cache = f"{tmp_path / 'cache'},classes={table}"
-    with pytest.raises(UsageError, match="has a map of classes, .*; use tail uniform or none"):
+    with pytest.raises(UsageError, match=r"has a map of classes, .*; use tail uniform or none"):
         train(tmp_path / "run", cache=cache, tail="ghost", **SETTINGS)
     assert not (tmp_path / "run").exists()
     Trainer(train_config(tmp_path / "run", cache=cache, tail="none", **SETTINGS))
