@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -47,7 +48,8 @@ def _differing_keys(
     configs: Sequence[TrainConfig], settings: Sequence[Mapping[str, Any]]
 ) -> list[str]:
     """Return the settings that are not the same in all runs, but for their folders."""
-    keys = [key for key in settings[0] if key != "run"]
+    # tables of options may have keys of their own
+    keys = [key for key in dict.fromkeys(itertools.chain(*settings)) if key != "run"]
     if len({config.order for config in configs}) == 1:
         keys.remove("order_seed")  # it only undoes what another run seed would do
     differing: list[str] = []

@@ -49,6 +49,16 @@ def test_folders_are_told_where_their_names_say_something_else() -> None:
     assert run_names(configs) == ["labels", "teacher/kl"]
 
 
+def test_an_option_that_the_first_run_lacks_is_told() -> None:
+    first, second = varied("loss=ce", "loss=kl")
+    configs = [first, replace(second, schedule=ScheduleConfig(options={"cycle_limit": 2}))]
+    assert overview(configs)[3:] == [
+        "  run      loss  schedule.options.cycle_limit",
+        "  loss=ce  ce    none",
+        "  loss=kl  kl    2",
+    ]
+
+
 def test_runs_that_differ_in_nothing_are_told_by_their_folders() -> None:
     (config,) = varied("loss=ce")
     configs = [replace(config, run="runs/a"), replace(config, run="runs/b")]
