@@ -193,7 +193,13 @@ def test_who_comes_upon_what_another_has_done_goes_on_elsewhere(
     (tmp_path / commit_key(0, num_units // 2)).unlink()
     monkeypatch.setattr(engine, "not_committed", lambda _, units: list(units))
     jumps: list[UnitOrder] = []
-    monkeypatch.setattr(UnitOrder, "jump", lambda order: jumps.append(order))
+    jump = UnitOrder.jump
+
+    def counted_jump(order: UnitOrder) -> None:
+        jumps.append(order)
+        jump(order)
+
+    monkeypatch.setattr(UnitOrder, "jump", counted_jump)
     assert num_units > 3 and dump(tmp_path, **settings)["units_written"] == 1
     made, helped = num_units - 1, num_units
     assert len(jumps) == made + helped
