@@ -19,6 +19,7 @@ from kdcache.runtime.agreement import require_same
 from kdcache.runtime.batch_size import views_at_once
 from kdcache.runtime.distributed import all_sum, rank, world_size
 from kdcache.runtime.generators import seed_generators
+from kdcache.runtime.user_code import user_code
 from kdcache.shapes import Size
 from kdcache.train.agreement import require_same_weights
 from kdcache.train.checkpoint import what_is_kept
@@ -31,6 +32,7 @@ from kdcache.train.tally import EpochTally
 
 _PLACE = ("epoch", "epoch_step", "seeds", "left_out", "identity", "order", "sums", "clock")
 """What a checkpoint keeps of the loader and the tally."""
+_OTHER = "in a new folder take another one, such as adamw, or a smaller model"
 
 
 class Trainer:
@@ -239,7 +241,8 @@ class Trainer:
         if self.config.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.student.module.parameters(), self.config.clip_grad)
-        self.scaler.step(self.optimizer)
+        with user_code(f"optimizer {self.config.optimizer.name}", KdcacheError, way_out=_OTHER):
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1

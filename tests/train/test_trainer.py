@@ -470,6 +470,18 @@ def test_a_loss_that_is_not_finite_is_told_with_the_epoch(tmp_path: Path) -> Non
         run_epoch(trainer, Lines())
 
 
+def test_an_optimizer_that_fails_is_told_in_one_line(tmp_path: Path, cache: str) -> None:
+    """As those do that keep more beside each weight than memory has."""
+    trainer = Trainer(train_config(tmp_path, cache=cache, data=FEW))
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nat alloc_cpu.cpp")
+
+    trainer.optimizer.register_step_pre_hook(fail)
+    with pytest.raises(KdcacheError, match=r"optimizer sgd fails: .* memory at .*take another one"):
+        run_epoch(trainer, Lines())
+
+
 def test_the_weight_of_a_loss_rises_over_its_warm_up(tmp_path: Path, cache: str) -> None:
     settings: dict[str, Any] = {**HARD, "epochs": 2, "optimizer": OptimizerConfig(lr=1e-12)}
     settings["accumulate"] = 1
