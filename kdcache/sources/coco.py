@@ -86,7 +86,7 @@ def _images_of(path: str, folder: str) -> CocoFile:
         return read_coco(path, needs_targets=False)
     except KdcacheError as error:
         way_out = f"or give the folder of images by itself, {folder}, which needs no such file"
-        raise SourceError(f"{error}; {way_out}") from error
+        raise SourceError(f"{error}, {way_out}") from error
 
 
 def checked_coco(spec: Spec) -> tuple[CocoOptions, str]:
