@@ -222,7 +222,7 @@ def test_a_child_that_is_spawned_apart_begins_with_signals_blocked() -> None:
             sys.executable, words, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, write, 1)]
         )
     os.close(write)
-    with open(read) as file:
+    with os.fdopen(read) as file:
         blocked = file.read().split()
     os.waitpid(child, 0)
     assert {*blocked} == {str(int(number)) for number in SIGNALS}
