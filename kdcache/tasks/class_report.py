@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from kdcache.runtime.distributed import all_sum
+from kdcache.runtime.float64 import float64_device, in_float64
 from kdcache.shapes import Labels, Logits
 
 _BINS = 15
@@ -20,8 +21,9 @@ class ClassReport:
     def __init__(self, class_names: Sequence[str], device: torch.device | str = "cpu") -> None:
         self._names = class_names
         num_classes = len(class_names)
-        self._confusions = torch.zeros(num_classes, num_classes, dtype=torch.float64, device=device)
-        self._bins = torch.zeros(_BINS, 3, dtype=torch.float64, device=device)
+        home = float64_device(device)
+        self._confusions = torch.zeros(num_classes, num_classes, dtype=torch.float64, device=home)
+        self._bins = torch.zeros(_BINS, 3, dtype=torch.float64, device=home)
         """Of each share of confidences: rows, those that are right, and the sum of confidences."""
 
     def add(self, logits: Logits, labels: Labels) -> None:
@@ -30,12 +32,13 @@ class ClassReport:
         confidence, predicted = torch.softmax(logits.float(), dim=1).max(1)
         num_classes = len(self._names)
         pairs = targets * num_classes + predicted
-        ones = torch.ones_like(confidence, dtype=torch.float64)
-        self._confusions.view(-1).index_add_(0, pairs, ones)
         place = (confidence * _BINS).long().clamp_max(_BINS - 1)
-        is_right = (predicted == targets).double()
-        counts = torch.stack([ones, is_right, confidence.double()], dim=1)
-        self._bins.index_add_(0, place, counts)
+        is_right = in_float64(predicted == targets)
+        ones = torch.ones_like(is_right)
+        counts = torch.stack([ones, is_right, in_float64(confidence)], dim=1)
+        home = self._bins.device
+        self._confusions.view(-1).index_add_(0, pairs.to(home), ones)
+        self._bins.index_add_(0, place.to(home), counts)
 
     def result(self) -> dict[str, float]:
         """Return what was counted; every process of the run must ask.
