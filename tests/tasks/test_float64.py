@@ -8,7 +8,6 @@ import torch
 
 from kdcache.runtime.float64 import float64_device, in_float64
 from kdcache.shapes import Labels
-from kdcache.tasks.class_report import ClassReport
 from kdcache.tasks.classification import Score
 from kdcache.tasks.segmentation import MapScore
 
@@ -21,10 +20,9 @@ NAMES = ("a", "b", "c")
     ("score_on", "shape"),
     [
         (Score, (8,)),
-        (lambda device: ClassReport(NAMES, device), (8,)),
         (lambda device: MapScore(NAMES, device), (8, 4, 4)),
     ],
-    ids=["score", "report", "maps"],
+    ids=["classes", "maps"],
 )
 def test_scores_of_such_a_device_are_those_of_the_cpu(
     score_on: Callable[[str], Any], shape: tuple[int, ...]
