@@ -11,7 +11,10 @@ from kdcache.runtime.stopping import starting_blocked, unblock_signals
 
 _PRELOADED = ["kdcache.dump.run", "kdcache.train.run", "timm"]
 """What these commands import."""
-_METHOD = "spawn" if sys.platform == "darwin" else "forkserver"
+if sys.platform == "darwin":
+    _CONTEXT = multiprocessing.get_context("spawn")
+else:
+    _CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def run_command(words: Sequence[str], *, stdout: Path, stderr: Path) -> int:
@@ -19,10 +22,9 @@ def run_command(words: Sequence[str], *, stdout: Path, stderr: Path) -> int:
 
     Where stderr is a terminal here, its progress is shown there all the same.
     """
-    context = multiprocessing.get_context(_METHOD)
-    context.set_forkserver_preload(_PRELOADED)
-    process = context.Process(target=_run, args=(list(words), str(stdout), str(stderr)))
-    with starting_blocked(_METHOD):
+    _CONTEXT.set_forkserver_preload(_PRELOADED)
+    process = _CONTEXT.Process(target=_run, args=(list(words), str(stdout), str(stderr)))
+    with starting_blocked(_CONTEXT.get_start_method()):
         process.start()
     try:
         process.join()

@@ -143,7 +143,9 @@ class ViewLoader:
     def _what_ended_one(self) -> str:
         """Return why a worker ended that was not to, and the way out."""
         method = multiprocessing.get_start_method()
-        if method != "fork" and any(worker.exitcode == _RAISED for worker in self._workers):
+        # torch's list has those, too, that ended before they were counted
+        codes = [worker.exitcode for worker in getattr(self._loader._iterator, "_workers", ())]
+        if method != "fork" and _RAISED in codes:
             return f"a loader worker could not begin, as it says above: {_given(method)}"
         return f"a loader worker was killed, most likely for memory; {_WAY_OUT}"
 
