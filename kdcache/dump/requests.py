@@ -48,8 +48,12 @@ def _cut(rows: Rows, seeds: list[int], size: int) -> Iterator[RowsUnderSeeds]:
 
 
 def requests_of(job: Job, cache: Cache, order: UnitOrder, bar: Bar) -> Iterator[RowsUnderSeeds]:
-    """Yield the batches of the units of `order`; of one that another worker commits meanwhile no
-    more of them."""
+    """Yield the batches of the units of `order`; of one that another worker has committed
+    meanwhile no more of them.
+
+    All of `order` were missing before: where one is there, another worker goes or went, and who
+    followed would come upon it once more.
+    """
     for units in order:
         num_left = {unit: num_views(cache, [unit]) for unit in units}
         last_look = -math.inf
@@ -58,7 +62,7 @@ def requests_of(job: Job, cache: Cache, order: UnitOrder, bar: Bar) -> Iterator[
                 committed = [unit for unit in num_left if cache.is_committed(*unit)]
                 for unit in committed:
                     bar.advance(num_left.pop(unit))
-                if committed and last_look > -math.inf:
+                if committed:
                     order.jump()
                 last_look = time.monotonic()
             kept_seeds = []

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 class UnitOrder:
     """Groups of units one after the other, in an order that may change on the way: who meets
-    another worker goes on elsewhere.
+    another worker, or what it has done, goes on elsewhere.
 
     Two that go the same way would else stay side by side to the end, and every unit would be
     computed twice.

@@ -11,6 +11,7 @@ from torch import Tensor
 from kdcache.models.detector_output import DetectorOutput
 from kdcache.runtime.console import say
 from kdcache.runtime.files import write_file
+from kdcache.runtime.float64 import in_float64
 from kdcache.runtime.tables import Column, write_table
 from kdcache.shapes import Objects
 from kdcache.tasks.boxes_in_images import boxes_in_images
@@ -43,8 +44,8 @@ class BoxPredictions:
         assert objects is not None, "images are opened with where they are in their views"
         tables = []
         for boxes, scores, classes in boxes_in_images(output.detections(), objects):
-            columns = [classes[:, None].double(), scores[:, None].double(), boxes.double()]
-            tables.append(torch.cat(columns, dim=1))
+            columns = [classes[:, None], scores[:, None], boxes]
+            tables.append(torch.cat([in_float64(column) for column in columns], dim=1))
         return tables
 
     def add(self, fetched: Sequence[Tensor], batch: Batch, keys: Mapping[int, str]) -> None:

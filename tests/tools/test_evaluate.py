@@ -108,6 +108,20 @@ def test_a_report_by_class_is_what_is_counted_by_hand() -> None:
     assert 0 < len(taken) <= 20 and "taken/a as a" not in taken
 
 
+def test_a_report_keeps_nothing_of_classes_that_it_does_not_see() -> None:
+    """Counts of all pairs of 200,000 classes would take 320 GB."""
+    names = [str(number) for number in range(200_000)]
+    report = ClassReport(names)
+    logits = torch.zeros(3, len(names))
+    for row, answer in enumerate([7, 199_999, 199_999]):
+        logits[row, answer] = 20
+    report.add(logits, labels([7, 7, 5]))
+    found = report.result()
+    del found["calibration_error"]
+    expected = {"accuracy/5": 0.0, "accuracy/7": 50.0}
+    assert found == expected | {"taken/5 as 199999": 100.0, "taken/7 as 199999": 50.0}
+
+
 def test_weights_bring_their_size_their_mode_and_the_names_of_their_classes(
     tmp_path: Path,
 ) -> None:

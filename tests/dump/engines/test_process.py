@@ -27,6 +27,7 @@ from runs import dump
 from kdcache.cache import open_cache
 from kdcache.cache.documents.commit import commit_key
 from kdcache.dump import fitting, requests
+from kdcache.dump.engines import process as engine
 from kdcache.dump.shares import UnitOrder, grouped, helping_order, share
 
 ENDLESS = 120.0
@@ -180,6 +181,28 @@ def test_two_that_go_the_same_way_do_not_do_the_same_work(tmp_path: Path) -> Non
     assert num_committed(path) == 90
     least = 2 * 90  # batches
     assert least <= (tmp_path / "log").stat().st_size <= 1.5 * least
+
+
+def test_who_comes_upon_what_another_has_done_goes_on_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 16 units that were missing when it began, others have made all but one."""
+    settings = {**SETTINGS, "seeds": "0"}
+    dump(tmp_path, **settings)
+    num_units = num_committed(tmp_path)
+    (tmp_path / commit_key(0, num_units // 2)).unlink()
+    monkeypatch.setattr(engine, "not_committed", lambda _, units: list(units))
+    jumps: list[UnitOrder] = []
+    jump = UnitOrder.jump
+
+    def counted_jump(order: UnitOrder) -> None:
+        jumps.append(order)
+        jump(order)
+
+    monkeypatch.setattr(UnitOrder, "jump", counted_jump)
+    assert num_units > 3 and dump(tmp_path, **settings)["units_written"] == 1
+    made, helped = num_units - 1, num_units
+    assert len(jumps) == made + helped
 
 
 def test_a_unit_that_another_commits_meanwhile_is_left(
