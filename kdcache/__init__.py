@@ -3,10 +3,17 @@
 Public names are imported on first use, so that `import kdcache` does not import torch.
 """
 
+import sys
 from typing import TYPE_CHECKING
 
 from kdcache.deferred import door
 from kdcache.version import __version__ as __version__
+
+if sys.platform == "win32":  # which lacks the locks and signals that caches and runs need
+    raise ImportError(
+        "kdcache needs Linux or macOS; on Windows install it in the Windows Subsystem for Linux"
+        " (WSL), which is Linux: wsl --install"
+    )
 
 if TYPE_CHECKING:
     from kdcache.cache import Cache, open_cache

@@ -160,11 +160,13 @@ class Plain(nn.Module):
 
 class ByColour(nn.Module):
     """Finds the pixels of each colour in views of mean 0 and deviation 1; its boxes of the last
-    colour are too large."""
+    colour are too large. It may find one more in each view, which it is surest of: in the lowest
+    rows."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, lowest_rows: int = 0) -> None:
         super().__init__()
         self.classes = classes
+        self.lowest_rows = lowest_rows
         self.none = nn.Parameter(torch.zeros(()))
 
     def forward(self, images: Tensor) -> Any:
@@ -186,6 +188,11 @@ class ByColour(nn.Module):
                 boxes.append(torch.cat(corners).float())
                 scores.append(1 - 1 / len(places))
                 labels.append(label)
+        if self.lowest_rows:
+            height, width = view.shape[1:]
+            boxes.append(torch.tensor([0.0, height - self.lowest_rows, width, height]))
+            scores.append(1.0)
+            labels.append(0)
         return {
             "boxes": torch.stack(boxes) if boxes else torch.zeros(0, 4),
             "scores": torch.tensor(scores),
@@ -193,9 +200,9 @@ class ByColour(nn.Module):
         }
 
 
-def by_colour(classes: int = 3) -> nn.Module:
-    """Return a detector that finds most of the rectangles."""
-    return ByColour(classes)
+def by_colour(classes: int = 3, lowest_rows: int = 0) -> nn.Module:
+    """Return a detector that finds most of the rectangles, and something in the lowest rows."""
+    return ByColour(classes, lowest_rows)
 
 
 def plain(classes: int = 3, seed: int = 0, can_train: bool = True) -> nn.Module:

@@ -3,6 +3,11 @@ so --help is quick."""
 
 import os
 
+try:
+    import kdcache as kdcache
+except ImportError as error:  # it says on which systems it runs
+    raise SystemExit(f"kdcache: error: {error}") from error
+
 from kdcache_cli.ctrl_c import end_at_once, ending_at_once
 from kdcache_cli.loading import tell_loading
 from kdcache_cli.streams import prepare_streams

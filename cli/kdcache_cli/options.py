@@ -49,7 +49,10 @@ _PLACE = (
         metavar="N",
     ),
     click.option(
-        "--device", "compute__device", help="auto, cpu, cuda or cuda:N  [auto].", metavar="NAME"
+        "--device",
+        "compute__device",
+        help="auto, cpu, cuda, cuda:N or mps  [auto].",
+        metavar="NAME",
     ),
 )
 _PRECISION = "float32, bfloat16 or float16  [{}]."

@@ -1,4 +1,5 @@
-"""Commands in processes of their own, forked from one that has imported torch once for all."""
+"""Commands in processes of their own, forked from one that has imported torch once for all; on
+macOS, where a fork may not use what its parent has loaded, each imports it for itself."""
 
 import multiprocessing
 import os
@@ -6,11 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdcache.runtime.stopping import start_servers, unblock_signals
+from kdcache.runtime.stopping import starting_blocked, unblock_signals
 
 _PRELOADED = ["kdcache.dump.run", "kdcache.train.run", "timm"]
 """What these commands import."""
-_FORKS = multiprocessing.get_context("forkserver")
+if sys.platform == "darwin":
+    _CONTEXT = multiprocessing.get_context("spawn")
+else:
+    _CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def run_command(words: Sequence[str], *, stdout: Path, stderr: Path) -> int:
@@ -18,10 +22,10 @@ def run_command(words: Sequence[str], *, stdout: Path, stderr: Path) -> int:
 
     Where stderr is a terminal here, its progress is shown there all the same.
     """
-    _FORKS.set_forkserver_preload(_PRELOADED)
-    start_servers()
-    process = _FORKS.Process(target=_run, args=(list(words), str(stdout), str(stderr)))
-    process.start()
+    _CONTEXT.set_forkserver_preload(_PRELOADED)
+    process = _CONTEXT.Process(target=_run, args=(list(words), str(stdout), str(stderr)))
+    with starting_blocked(_CONTEXT.get_start_method()):
+        process.start()
     try:
         process.join()
     finally:

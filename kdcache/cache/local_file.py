@@ -24,6 +24,7 @@ from google_crc32c import extend as extended_crc
 from google_crc32c import value as crc32c
 
 from kdcache.cache.file_lock import has_name
+from kdcache.cache.storage.blocks import Blocks
 from kdcache.errors import CacheError
 from kdcache.runtime.files import whole_file
 
@@ -93,7 +94,7 @@ class LocalFile:
 
     def read(self) -> bytes:
         """Return the whole content."""
-        return os.pread(self._descriptor, self.size, 0)
+        return Blocks(str(self.path), self._descriptor).read(0, self.size)
 
     def mapped(self, rows: int, width: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
         """Return the content as a memory map, uint8 `[rows, width]`."""

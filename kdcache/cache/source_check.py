@@ -4,6 +4,7 @@ Compared are the number of classes, the number of samples, the fingerprint (name
 held in memory) and the sizes of files. The names come from the list that the cache keeps.
 """
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -236,28 +237,43 @@ def _name_changes(then: _Side, now: _Side, gone: Sequence[str], new: Sequence[st
     """Return what became of the samples whose names one list alone has."""
     new_names = _new_names(then, now, gone, new)
     pairs: list[str] = []
+    look_alikes: list[str] = []
     for name, new_name in new_names.items():
-        pairs.append(f"{shown_name(name)} to {shown_name(new_name)}")
+        if _composed(name) == _composed(new_name):
+            look_alikes.append(name)
+        else:
+            pairs.append(f"{shown_name(name)} to {shown_name(new_name)}")
     really_gone = _without(gone, new_names.keys())
     really_new = _without(new, new_names.values())
     return [
         Change("sample", "is gone", _shown(really_gone)),
         Change("sample", "is new", _shown(really_new)),
         Change("sample", "is renamed", pairs),
+        Change("sample", "is named in another form of Unicode (NFC, NFD)", _shown(look_alikes)),
     ]
 
 
 def _new_names(then: _Side, now: _Side, gone: Sequence[str], new: Sequence[str]) -> dict[str, str]:
     """Return the new names of samples that most likely have another name now.
 
-    First come those that keep the last part of it, then those whose size no other has.
+    First come those that look the same: some file systems and tools write an accent apart from its
+    letter. Then those that keep the last part of it, then those whose size no other has.
     """
+    alike = _matched(_traits(gone, _composed), _traits(new, _composed))
+    if alike:
+        others = _new_names(then, now, _without(gone, alike), _without(new, alike.values()))
+        return alike | others
     last_parts_then = _traits(gone, then.last_part)
     last_parts_now = _traits(new, now.last_part)
     new_names = _matched(last_parts_then, last_parts_now)
     sizes_then = _traits(_without(gone, new_names.keys()), then.size)
     sizes_now = _traits(_without(new, new_names.values()), now.size)
     return new_names | _matched(sizes_then, sizes_now)
+
+
+def _composed(name: str) -> str:
+    """Return a name with each accent in its letter, where Unicode has one character for both."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _without(names: Sequence[str], others: Iterable[str]) -> list[str]:

@@ -48,7 +48,7 @@ class Difference:
             torch.dot(other, other),
             torch.dot(exact, other),
         ]
-        self._sums += torch.stack(sums).double().cpu()
+        self._sums += torch.stack(sums).cpu().double()
 
     @property
     def error(self) -> float:

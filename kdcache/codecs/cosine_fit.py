@@ -17,6 +17,7 @@ from kdcache.codecs.cosine_digits import LIMIT
 from kdcache.codecs.protocol import LARGEST, require_arrays
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError
+from kdcache.runtime.float64 import in_float64
 from kdcache.shapes import Logits
 
 MOST_CLASSES = 2048
@@ -142,7 +143,7 @@ def fitted_to(logits: Logits, steps: float) -> CosineFit:
         raise CodecError(f"cosine: {len(logits)} rows to fit on; at least 2 are needed")
     mean = logits.mean(0)
     centred = logits - mean
-    covariance = (centred.T @ centred).double() / len(logits)
+    covariance = in_float64(centred.T @ centred) / len(logits)
     rising, axes = torch.linalg.eigh(covariance)
     step = float(np.float32(_deviation(logits) / steps))
     variances = rising.flip(0).clamp_min(0) / step**2

@@ -19,6 +19,7 @@ import numpy as np
 from kdcache.codecs.protocol import LARGEST, require_arrays
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError
+from kdcache.runtime.float64 import in_float64
 from kdcache.shapes import Logits
 
 _ARRAYS = {"basis": "<f2", "mean": "<f4", "step": "<f4", "rounding": "<f4", "kinds": "<u4"}
@@ -308,14 +309,14 @@ def _principal_axes(sample: Tensor) -> Tensor:
     strongest 1,024."""
     classes = sample.shape[1]
     if classes <= _EXACT_CLASSES:
-        covariance = (sample.T @ sample).double()
+        covariance = in_float64(sample.T @ sample)
         # the same on every axis of sum zero: it moves none, and parts the constant one from those
         # that the sample lacks
-        identity = torch.eye(classes, dtype=torch.float64, device=sample.device)
+        identity = torch.eye(classes, dtype=torch.float64, device=covariance.device)
         sum_zero = identity - 1 / classes
         covariance += covariance.trace() / classes * sum_zero
         rising: Tensor = torch.linalg.eigh(covariance)[1].T
-        return rising.flip(0)[:-1].float().contiguous()
+        return rising.flip(0)[:-1].float().contiguous().to(sample.device)
     devices = []
     if sample.device.type == "cuda":
         devices = [sample.device]

@@ -18,6 +18,7 @@ from kdcache.errors import CodecError
 from kdcache.models.first_batch import tell_no_logits
 from kdcache.models.vision_model import TeacherLogits, VisionModel
 from kdcache.runtime.device import Compute
+from kdcache.runtime.float64 import in_float64
 from kdcache.shapes import Labels, Records
 from kdcache.sources import Source
 from kdcache.tasks import open_task
@@ -78,7 +79,7 @@ class BatchEncoder:
         made, statistics = self.queued(batch, of_teacher)
         tensors = [made.raw, made.is_held]
         if statistics:
-            tensors.append(torch.stack([value.double() for value in statistics.values()]))
+            tensors.append(torch.stack([in_float64(value) for value in statistics.values()]))
         fetch = self._compute.fetch(tensors)
 
         def finish() -> EncodedBatch:

@@ -9,7 +9,6 @@ from kdcache.models.weight_record import ORIGINS, without_options
 from kdcache.shapes import Size, as_size, sides, size_text
 from kdcache.sources import splits_of
 from kdcache.sources.evaluation_split import evaluation_split
-from kdcache.targets import ClassBoxes, task_of
 
 EPOCHS = 100
 """Of the training."""
@@ -17,8 +16,6 @@ _CLASS_MAP = "map.csv"
 _STRIDES = (8, 16, 32)
 """Of a ResNet of timm, the finest first."""
 _MAP_BATCH = 16
-_DETECTION_LR = "0.01"
-"""The losses of a detector are sums: at the learning rate of classifiers they grow without end."""
 
 
 def training_command(job: Job) -> str:
@@ -44,8 +41,8 @@ def training_command(job: Job) -> str:
     words += ["--student", str(_student(job)), "--loss", "dist", "--epochs", str(EPOCHS)]
     if job.teacher.sites:
         words += ["--batch-size", str(_MAP_BATCH)]
-    if task_of(job.source) == ClassBoxes.task:
-        words += ["--lr", _DETECTION_LR]
+    if job.teacher.student_rate is not None:
+        words += ["--lr", f"{job.teacher.student_rate:g}"]
     command = shlex.join(words)
     if not has_map:
         return command

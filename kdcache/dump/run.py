@@ -93,8 +93,8 @@ def dump_teacher(
         batch_size: views of a batch; `auto` tries how many are fastest; by default 256, on a CPU
             fewer large ones.
         num_workers: processes that render views; by default one for each core, up to 8.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`, to which a module goes; by default where it is,
-            and of a spec `auto`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`, to which a module goes; by default
+            where it is, and of a spec `auto`.
         precision: the autocast type of the teacher.
         unit_rows: rows of a unit; by default a power of two near 4 MB.
         order_seed: key of the permutation from samples to rows.

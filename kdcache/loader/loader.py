@@ -88,7 +88,7 @@ class DistillationLoader(StepLoader):
             data: the data set, or its spec. A webdataset cache with images needs none.
             batch_size: views of a step, over all processes and accumulated parts.
             num_workers: processes that render views; by default one for each core, up to 8.
-            device: where batches come to: `auto`, `cpu`, `cuda` or `cuda:N`.
+            device: where batches come to: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
             model: the student, whose normalisation and input size are taken if it says them: timm's
                 models say their size if they take no other; kdcache's normalise themselves.
             size: height and width of the views, or one number for both; by default the model's, or

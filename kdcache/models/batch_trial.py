@@ -21,8 +21,9 @@ from kdcache.shapes import Rows
 from kdcache.views import Batch, ViewDataset
 from kdcache.views.repeated import few_views, repeated_batch
 
-_MOST = {"cpu": 256, "cuda": 4096}
-"""Views that are tried at once, by type of device."""
+_MOST_ON_CPU = 256
+_MOST = 4096
+"""Views that are tried at once."""
 
 
 def settled_batch_size(
@@ -83,7 +84,8 @@ def fastest_run(
         batch = repeated_batch(few, size)
         return trials.rate(lambda: run(batch), size * num_batches)
 
-    fastest = fastest_size(rate_of, most=min(most, _MOST[compute.device.type]))
+    most_at_once = _MOST_ON_CPU if compute.device.type == "cpu" else _MOST
+    fastest = fastest_size(rate_of, most=min(most, most_at_once))
     if fastest is None:
         raise KdcacheError(
             f"batch_size auto: not even one view fits into the memory of {compute.device}; use"

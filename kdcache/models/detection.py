@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from kdcache.errors import ModelError
 from kdcache.models.detector_output import DetectorOutput
@@ -12,6 +13,12 @@ from kdcache.models.vision_model import TeacherLogits, VisionModel, kind_text
 from kdcache.positions import Layout
 from kdcache.shapes import Labels, Views
 
+_RATE = 0.01
+"""The losses of a detector are sums: at the learning rate of classifiers they grow without end."""
+_RATE_WITHOUT_NORMS = 0.0005
+"""Of an SSD300, whose VGG has no norms: from random weights its loss is no number after three steps
+at 0.002, which torchvision's reference has for pretrained ones."""
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, FrozenBatchNorm2d)
 _FAMILIES = "torchvision's RetinaNet, FCOS, SSD, Faster R-CNN and Mask R-CNN"
 
 
@@ -33,6 +40,16 @@ class DetectionModel(VisionModel):
         if regions is not None:
             return regions
         return self._own_output(images)
+
+    @property
+    def student_rate(self) -> float:
+        """The learning rate to begin with for a student of this kind, of SGD and random weights."""
+        from torchvision.models.detection.ssd import SSD  # noqa: PLC0415
+
+        has_norms = any(isinstance(part, _NORMS) for part in self.module.modules())
+        if isinstance(self.module, SSD) and not has_norms:
+            return _RATE_WITHOUT_NORMS
+        return _RATE
 
     def _own_output(self, images: Tensor) -> DetectorOutput:
         """Return what a detector of the user's own gives.

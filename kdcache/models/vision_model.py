@@ -96,6 +96,12 @@ class VisionModel(nn.Module):
         return self._logits(logits_in(output), len(views))
 
     @property
+    def student_rate(self) -> float | None:
+        """The learning rate to begin with for a student of this kind; None if it is the usual
+        one."""
+        return None
+
+    @property
     def sites(self) -> tuple[int, ...]:
         """The shape of a view's logits but for the classes."""
         return self.layout.sites

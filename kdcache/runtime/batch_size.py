@@ -200,8 +200,8 @@ class Trials:
         return ROOM * (free + torch.cuda.memory_reserved(self._device))
 
     def _wait(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        if self._device.type != "cpu":
+            torch.get_device_module(self._device).synchronize()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from kdcache.runtime.host_copy import HostCopy
 from kdcache.runtime.launch import own_place
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-_DEVICE = re.compile(r"auto|cpu(:0)?|cuda(:[0-9]+)?")
+_DEVICE = re.compile(r"auto|cpu(:0)?|cuda(:[0-9]+)?|mps(:0)?")
 _MOST_WORKERS = 1024
 _MOST_OWN_WORKERS = 8  # where the user gives no number
 _BATCHES_AHEAD = 3
@@ -28,8 +28,9 @@ class ComputeConfig:
     than rounding."""
 
     device: str = "auto"
-    """`auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:N`; of several processes each takes the
-    GPU of its own number."""
+    """`auto` (CUDA if there is one, else the CPU), `cpu`, `cuda` or `cuda:N`, of which each of
+    several processes takes the GPU of its own number; or `mps`, Apple's GPU, on which nothing was
+    tried."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """The autocast type of the models; losses and statistics are in float32 always. On CUDA,
     convolutions in float32 use TF32 where torch's own settings let them."""
@@ -46,8 +47,8 @@ class ComputeConfig:
     def __post_init__(self) -> None:
         if not _DEVICE.fullmatch(self.device):
             raise UsageError(
-                f"device {self.device!r} is none that kdcache runs on; use auto, cpu, cuda or"
-                " cuda:N"
+                f"device {self.device!r} is none that kdcache runs on; use auto, cpu, cuda,"
+                " cuda:N or mps"
             )
         if not 0 <= self.workers <= _MOST_WORKERS:
             raise UsageError(
@@ -56,7 +57,7 @@ class ComputeConfig:
 
 
 def device_type(name: str) -> str:
-    """Return `cuda` or `cpu`, whichever a device of this name is of."""
+    """Return `cuda`, `cpu` or `mps`, whichever a device of this name is of."""
     return _device(name).type
 
 
@@ -107,7 +108,7 @@ class Compute:
     def batches_ahead(self) -> int:
         """How many batches the device may be given while the host works on an earlier one; none on
         a CPU, which does the one as well as the other and has the earlier one in its caches."""
-        if self.device.type == "cpu":
+        if self.device.type != "cuda":
             return 0
         return _BATCHES_AHEAD
 
@@ -123,23 +124,27 @@ class Compute:
         return torch.compile(function)  # type: ignore[return-value]
 
     def move(self, tensor: Tensor) -> Tensor:
-        """Return the tensor on the device, without waiting for the copy; images come in the memory
-        format."""
+        """Return the tensor on the device, on CUDA without waiting for the copy; images come in
+        the memory format."""
+        is_pinned = self.pin_memory
         if tensor.ndim == 4:
-            return tensor.to(self.device, non_blocking=True, memory_format=self._format)
-        return tensor.to(self.device, non_blocking=True)
+            return tensor.to(self.device, non_blocking=is_pinned, memory_format=self._format)
+        return tensor.to(self.device, non_blocking=is_pinned)
 
     def seed(self, seed: int) -> None:
         """Seed the device's own generator, from which dropout draws there."""
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
+        elif self.device.type == "mps":
+            torch.mps.manual_seed(seed)
 
     def fetch(self, tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
         """Begin to copy tensors to the host; return what waits for them, but not for work queued
         later, and gives them."""
-        if self.device.type == "cpu":
-            return lambda: list(tensors)
-        return HostCopy(tensors, self.device).wait
+        if self.device.type == "cuda":
+            return HostCopy(tensors, self.device).wait
+        copies = [tensor.to("cpu") for tensor in tensors]  # the tensors themselves, on a CPU
+        return lambda: copies
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context that models run in."""
@@ -182,6 +187,15 @@ def _device(name: str) -> "torch.device":
         device = torch.device(name)
     except RuntimeError as error:  # a number past all that there can be
         raise UsageError(f"device {name!r} is not there; use cpu or auto") from error
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError(
+            f"device {name!r} is not there: torch sees no GPU of Apple's; use cpu or auto"
+        )
+    if device.type == "mps" and own_place().world_size > 1:
+        raise UsageError(
+            f"device {name!r} is for one process, and there are {own_place().world_size}; start one"
+            " alone, or use cpu"
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
             f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices;"

@@ -5,6 +5,7 @@ process may leave it: its name tells that it is kdcache's own, and which file it
 """
 
 import errno
+import fcntl
 import os
 import re
 import secrets
@@ -122,12 +123,32 @@ def whole_file(
             yield file
             file.flush()
             if is_synced:
-                os.fsync(file.fileno())
+                sync(file.fileno())
         if kept_as is not None and path.exists():
             _keep(path, kept_as)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(descriptor: int) -> None:
+    """Have the disk keep what was written to a file, or the names in a folder.
+
+    On macOS fsync leaves that in the disk's own memory, which a power cut empties; it has another
+    call, which not every file system knows.
+
+    Raises:
+        OSError: it cannot be kept.
+    """
+    full_sync = getattr(fcntl, "F_FULLFSYNC", None)
+    if full_sync is not None:
+        try:
+            fcntl.fcntl(descriptor, full_sync)
+            return
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise
+    os.fsync(descriptor)
 
 
 def write_file(path: Path, content: bytes, *, is_synced: bool = True) -> None:

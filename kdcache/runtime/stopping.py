@@ -184,13 +184,32 @@ def until_stopped(items: Iterable[T]) -> Iterator[T]:
 @contextmanager
 def starting_apart() -> Iterator[None]:
     """Start child processes that no signal to all processes of a job ends: `outlive_signals`."""
-    if multiprocessing.get_start_method() == "forkserver":
-        start_servers()
     _state.starts_apart = True
     try:
-        yield
+        with starting_blocked(multiprocessing.get_start_method()):
+            yield
     finally:
         _state.starts_apart = False
+
+
+@contextmanager
+def starting_blocked(method: str) -> Iterator[None]:
+    """Start child processes, by a method of multiprocessing, that begin with signals blocked, but
+    for forks of this one: Ctrl-C in the middle of what they import would print a traceback, or end
+    them. So do the processes of multiprocessing's own; see `unblock_signals`."""
+    if method == "fork":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # once more: some are let through by then
+        if method == "forkserver":
+            forkserver.ensure_running()
+            _unblock_all_but(before)  # its children have its own mask
+        yield
+    finally:
+        _unblock_all_but(before)
 
 
 def outlive_signals() -> None:
@@ -207,7 +226,7 @@ def outlive_signals() -> None:
 
 
 def unblock_signals() -> None:
-    """Let signals come in a child of the processes that `start_servers` has started."""
+    """Let signals come in a child that was started by `starting_blocked`."""
     _unblock_all_but(())
 
 
@@ -291,17 +310,6 @@ def _stop(number: int) -> NoReturn:
 
 def _before_fork() -> None:
     _own.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-
-
-def start_servers() -> None:
-    """Start multiprocessing's own processes, which start children, with signals blocked: Ctrl-C in
-    the middle of what they import would print a traceback. So do their children begin:
-    `unblock_signals`."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # once more: some are let through by then
-    forkserver.ensure_running()
-    _unblock_all_but(before)
 
 
 def _after_fork_in_parent() -> None:

@@ -57,6 +57,11 @@ class ObjectRows:
             arrays.append(part)
         return cls(np.array(counts, np.int64), np.concatenate(arrays))
 
+    @classmethod
+    def none(cls, num_images: int) -> "ObjectRows":
+        """Return those of images of which none is known."""
+        return cls(np.zeros(num_images, np.int64), np.empty(0, ROW))
+
     def of(self, place: int) -> ObjectBoxes:
         """Return the objects of an image."""
         end = self._ends[place]

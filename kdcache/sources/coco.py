@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kdcache.config.fields import build
 from kdcache.config.spec import Spec
-from kdcache.errors import SourceError
+from kdcache.errors import KdcacheError, SourceError
 from kdcache.sources.boxes import BoxSource, ObjectRows, SizedImages, SizesUse, require_files
 from kdcache.sources.coco_file import CocoFile, read_coco
 from kdcache.sources.index_cache import Arrays, Names, is_settled, load_arrays, save_arrays
@@ -39,8 +39,12 @@ class CocoImages(SizedImages):
     kind = "CocoImages"
 
 
-def open_coco(spec: Spec) -> Source:
+def open_coco(spec: Spec, *, needs_targets: bool = True) -> Source:
     """Return the images below a folder with the boxes of a file.
+
+    Args:
+        spec: of the source.
+        needs_targets: whether annotations are looked at; else no image has a box.
 
     Raises:
         SourceError: the folder or an image is absent, or the file is none of COCO's, see
@@ -48,7 +52,10 @@ def open_coco(spec: Spec) -> Source:
         UsageError: no file is given, or it cannot be read.
     """
     options, folder = checked_coco(spec)
-    file = _read_once(options.annotations)
+    if needs_targets:
+        file = _read_once(options.annotations)
+    else:
+        file = _images_of(options.annotations, folder)
     dataset = CocoImages(
         folder, file.names, file.objects, file.sizes, options.annotations, uses=options.sizes
     )
@@ -67,6 +74,19 @@ def open_coco(spec: Spec) -> Source:
         class_names=file.categories,
         annotation_ids=AnnotationIds(file.image_ids.tolist(), file.category_ids.tolist()),
     )
+
+
+def _images_of(path: str, folder: str) -> CocoFile:
+    """Return what a file says of images and categories.
+
+    Raises:
+        SourceError: it does not say it.
+    """
+    try:
+        return read_coco(path, needs_targets=False)
+    except KdcacheError as error:
+        way_out = f"or give the folder of images by itself, {folder}, which needs no such file"
+        raise SourceError(f"{error}, {way_out}") from error
 
 
 def checked_coco(spec: Spec) -> tuple[CocoOptions, str]:

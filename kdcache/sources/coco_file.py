@@ -15,7 +15,6 @@ from kdcache.sources.listings import Array
 from kdcache.targets.label import is_integer
 
 MOST_BYTES = 4 << 30
-_LISTS = ("images", "annotations", "categories")
 _PARTS = ("image_id", "category_id", "bbox")
 """Of an annotation."""
 _PACKED = struct.Struct("<qqddddd?")
@@ -50,8 +49,13 @@ class CocoFile(NamedTuple):
     """Of the images, in their order."""
 
 
-def read_coco(path: str) -> CocoFile:
+def read_coco(path: str, *, needs_targets: bool = True) -> CocoFile:
     """Return what a file of COCO's says.
+
+    Args:
+        path: of the file.
+        needs_targets: whether annotations are looked at; else there may be none, and no image has
+            an object.
 
     Raises:
         UsageError: the file cannot be read, or is no text.
@@ -59,26 +63,27 @@ def read_coco(path: str) -> CocoFile:
             annotation of an image or category that it does not list.
     """
     where = f"coco: annotations = {path}"
-    content = _content(path, where)
+    lists = ["images", "categories"]
+    if needs_targets:
+        lists.append("annotations")
+    content = _content(path, where, lists)
     categories = _categories(content["categories"], where)
     images = _images(content["images"], where)
-    annotations = _annotations(content["annotations"], where)
     names = sorted(images.places)
     order = [images.places[name] for name in names]
-    ranks = np.empty(len(order), np.int64)
-    ranks[order] = np.arange(len(order))
-    image_places = ranks[_places_of(annotations["image"], images.ids, "image", where)]
-    classes = _places_of(annotations["category"], categories.ids, "category", where)
-    rows = _rows(annotations, classes, where)
-    by_image = np.argsort(image_places, kind="stable")
-    counts = np.bincount(image_places, minlength=len(names))
+    objects = ObjectRows.none(len(names))
+    if needs_targets:
+        annotations = _annotations(content["annotations"], where)
+        objects = _objects(
+            annotations, np.array(images.ids, np.int64)[order], categories.ids, where
+        )
     return CocoFile(
         names,
         np.array(images.ids, np.int64)[order],
         images.sizes[order],
         categories.names,
         np.array(categories.ids, np.int64),
-        ObjectRows(counts, rows[by_image]),
+        objects,
     )
 
 
@@ -98,8 +103,30 @@ class _Categories(NamedTuple):
     names: tuple[str, ...]
 
 
-def _content(path: str, where: str) -> dict[str, Any]:
-    """Return the lists in a file.
+def _objects(
+    annotations: Array, image_ids: Array, category_ids: Sequence[int], where: str
+) -> ObjectRows:
+    """Return the objects of images.
+
+    Args:
+        annotations: of dtype _PACKED_DTYPE.
+        image_ids: of the images, in their order.
+        category_ids: by rising id.
+        where: the file, for messages.
+
+    Raises:
+        SourceError: one is of no image or category that is listed, or is not finite.
+    """
+    image_places = _places_of(annotations["image"], image_ids, "image", where)
+    classes = _places_of(annotations["category"], category_ids, "category", where)
+    rows = _rows(annotations, classes, where)
+    by_image = np.argsort(image_places, kind="stable")
+    counts = np.bincount(image_places, minlength=len(image_ids))
+    return ObjectRows(counts, rows[by_image])
+
+
+def _content(path: str, where: str, names: Sequence[str]) -> dict[str, Any]:
+    """Return the lists of these names in a file.
 
     Raises:
         SourceError: it does not have them.
@@ -114,7 +141,7 @@ def _content(path: str, where: str) -> dict[str, Any]:
             f"{where} is a list, as a detector's results are; give the instances file with images,"
             " annotations and categories"
         )
-    for name in _LISTS:
+    for name in names:
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
             raise SourceError(
                 f"{where} is {described(content)}, without a list of {name}; an instances file has"
@@ -227,7 +254,7 @@ def _places(values: Iterable[T], where: str, key: str) -> dict[T, int]:
     return places
 
 
-def _places_of(values: Array, ids: Sequence[int], kind: str, where: str) -> Array:
+def _places_of(values: Array, ids: Array | Sequence[int], kind: str, where: str) -> Array:
     """Return the place of each value among ids.
 
     Raises:

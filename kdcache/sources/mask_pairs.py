@@ -62,19 +62,34 @@ class Pairs:
         Raises:
             SourceError: one has not, or is.
         """
-        for path in sorted([*self.images.values(), *self._masks.values()]):
-            if is_hidden(path):
-                raise SourceError(
-                    f"segfolder {self._root!r}: {path} is hidden, as editors and systems leave"
-                    " files; remove it"
-                )
+        self._require_none_hidden([*self.images.values(), *self._masks.values()])
         if not self.images:
             return
         images, masks = self._patterns
         self._check_partners("image", self.images, "mask", masks, self._masks)
         self._check_partners("mask", self._masks, "image", images, self.images)
         if not _share_folder(images.folder, masks.folder):
-            self._check_unlisted()
+            self._check_unlisted(images)
+            self._check_unlisted(masks)
+
+    def check_images(self) -> None:
+        """Check that no image is left out for its name, whatever masks there are.
+
+        Raises:
+            SourceError: one is.
+        """
+        self._require_none_hidden([*self.images.values()])
+        images, masks = self._patterns
+        if self.images and not _share_folder(images.folder, masks.folder):
+            self._check_unlisted(images)
+
+    def _require_none_hidden(self, paths: list[str]) -> None:
+        for path in sorted(paths):
+            if is_hidden(path):
+                raise SourceError(
+                    f"segfolder {self._root!r}: {path} is hidden, as editors and systems leave"
+                    " files; remove it"
+                )
 
     def _check_partners(
         self,
@@ -106,21 +121,20 @@ class Pairs:
                 return path
         return None
 
-    def _check_unlisted(self) -> None:
-        """Refuse images that are left out for their extension, in folders that hold nothing but
-        images or masks."""
-        for pattern in self._patterns:
-            unlisted = []
-            for path in self.others:
-                name = pattern.almost(path)
-                if name is not None:
-                    unlisted.append(path)
-            if unlisted:
-                raise SourceError(
-                    f"segfolder {self._root!r}: {unlisted[0]} would be left"
-                    f" out{and_more(len(unlisted))}, the pattern is {pattern.text}; rename or"
-                    " convert it, or move it out of the folder"
-                )
+    def _check_unlisted(self, pattern: Pattern) -> None:
+        """Refuse files that a pattern leaves out for their extension, in a folder that holds
+        nothing but images or masks."""
+        unlisted = []
+        for path in self.others:
+            name = pattern.almost(path)
+            if name is not None:
+                unlisted.append(path)
+        if unlisted:
+            raise SourceError(
+                f"segfolder {self._root!r}: {unlisted[0]} would be left"
+                f" out{and_more(len(unlisted))}, the pattern is {pattern.text}; rename or"
+                " convert it, or move it out of the folder"
+            )
 
 
 def _named(paths: list[str], pattern: Pattern) -> dict[str, str]:

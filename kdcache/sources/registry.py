@@ -1,6 +1,7 @@
 """The sources by name, opened from a spec."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from kdcache.config.spec import Spec, parse_spec
@@ -34,6 +35,15 @@ OPENERS: dict[str, Callable[[Spec], Source]] = {
     "voc": open_voc,
     "yolo": open_yolo,
 }
+
+IMAGE_OPENERS: dict[str, Callable[[Spec], Source]] = {
+    "coco": partial(open_coco, needs_targets=False),
+    "segfolder": partial(open_segfolder, needs_targets=False),
+    "torchvision": partial(open_torchvision, needs_targets=False),
+    "voc": partial(open_voc, needs_targets=False),
+    "yolo": partial(open_yolo, needs_targets=False),
+}
+"""What opens sources for their images alone, where other files say the targets."""
 
 CHECKS: dict[str, Callable[[Spec], object]] = {
     "coco": checked_coco,
@@ -109,7 +119,8 @@ def open_source(text: str, *, needs_targets: bool = True) -> Source:
 
     Args:
         text: the spec.
-        needs_targets: whether samples are to be looked at with their targets, see `image_of`.
+        needs_targets: whether samples are to be looked at with their targets; else see `image_of`,
+            and the fingerprint may be another.
 
     Raises:
         SourceError: the data is absent, empty or has no class targets.
@@ -123,7 +134,10 @@ def open_source(text: str, *, needs_targets: bool = True) -> Source:
     if spec.name not in OPENERS:
         return open_own(spec, OPENERS)
     whole, fold = take_fold(spec)
-    source = OPENERS[whole.name](whole)
+    opener = OPENERS[whole.name]
+    if not needs_targets:
+        opener = IMAGE_OPENERS.get(whole.name, opener)
+    source = opener(whole)
     if isinstance(source, MapStyle):
         source.may_draw = False  # with plain options no data set of these has code of a user's
     if needs_targets and isinstance(source, HubSource):

@@ -51,8 +51,14 @@ class SegFolderOptions:
 class SegFolder:
     """The pairs of an image and a mask below a folder."""
 
-    def __init__(self, root: str, images: str, masks: str) -> None:
+    def __init__(self, root: str, images: str, masks: str, *, needs_masks: bool = True) -> None:
         """List the pairs.
+
+        Args:
+            root: the folder.
+            images: a pattern of paths below it, with `{}`.
+            masks: likewise.
+            needs_masks: whether they are looked at; else an image may lack its own.
 
         Raises:
             SourceError: an image without a mask or the other way round, or what looks like either
@@ -60,7 +66,10 @@ class SegFolder:
         """
         self.root = root
         pairs = Pairs(root, Pattern(images), Pattern(masks))
-        pairs.check()
+        if needs_masks:
+            pairs.check()
+        else:
+            pairs.check_images()
         self.images: list[str] = []
         self.masks: list[str] = []
         for name in sorted(pairs.images):
@@ -92,8 +101,12 @@ class SegFolder:
         return file_bytes(self.images[index])
 
 
-def open_segfolder(spec: Spec) -> Source:
+def open_segfolder(spec: Spec, *, needs_targets: bool = True) -> Source:
     """Return the images and masks below a folder.
+
+    Args:
+        spec: of the source.
+        needs_targets: whether masks are looked at; else an image may lack its own.
 
     Raises:
         SourceError: the folder is absent, or holds no image of that name, an image or a mask
@@ -110,7 +123,7 @@ def open_segfolder(spec: Spec) -> Source:
     ids = None
     if options.ids is not None:
         ids = read_ids(options.ids, num_classes, names)
-    dataset = _listed(folder, options)
+    dataset = _listed(folder, options, needs_masks=needs_targets)
     name = f"segfolder {folder}"
     tell_passed_over(name, dataset.passed_over, "neither images nor masks")
     _tell_splits(name, folder, options, dataset.images)
@@ -141,14 +154,14 @@ def checked_segfolder(spec: Spec) -> tuple[SegFolderOptions, str]:
     return options, spec.arg
 
 
-def _listed(root: str, options: SegFolderOptions) -> SegFolder:
+def _listed(root: str, options: SegFolderOptions, *, needs_masks: bool) -> SegFolder:
     """Return the pairs below a folder.
 
     Raises:
         SourceError: there are none, or they cannot be listed.
     """
     try:
-        dataset = SegFolder(root, options.images, options.masks)
+        dataset = SegFolder(root, options.images, options.masks, needs_masks=needs_masks)
     except OSError as error:
         raise not_listed(f"segfolder {root!r}", error) from error
     if len(dataset) == 0:

@@ -42,8 +42,12 @@ def check_torchvision(spec: Spec) -> None:
     _DATA_SETS.require(spec.arg or "", "torchvision data set")
 
 
-def open_torchvision(spec: Spec) -> Source:
+def open_torchvision(spec: Spec, *, needs_targets: bool = True) -> Source:
     """Return the data set that the spec names.
+
+    Args:
+        spec: of the source.
+        needs_targets: whether annotations of VOC are read; else no image has a box.
 
     Raises:
         SourceError: its files are not there, or it has no class targets.
@@ -68,7 +72,7 @@ def open_torchvision(spec: Spec) -> Source:
     if cls is datasets.VOCSegmentation:
         return _voc(dataset, spec)
     if cls is datasets.VOCDetection:
-        return _voc_boxes(dataset, spec)
+        return _voc_boxes(dataset, spec, needs_targets=needs_targets)
     source = DatasetSource(dataset, spec, classes, lists_targets=True)
     _require_none_hidden(source, spec)
     return source
@@ -145,7 +149,7 @@ def _voc(dataset: Any, spec: Spec) -> MaskSource:
     )
 
 
-def _voc_boxes(dataset: Any, spec: Spec) -> Source:
+def _voc_boxes(dataset: Any, spec: Spec, *, needs_targets: bool) -> Source:
     """Return VOC with its 20 classes; objects that are marked as difficult count as crowds."""
     root = str(dataset.root)
     images = []
@@ -154,7 +158,7 @@ def _voc_boxes(dataset: Any, spec: Spec) -> Source:
         images.append(os.path.relpath(image, root))
         annotations.append(os.path.relpath(annotation, root))
     reader = VocReader(VOC_CLASSES, ignores_difficult=True)
-    return voc_source(spec, root, images, annotations, reader)
+    return voc_source(spec, root, images, annotations if needs_targets else None, reader)
 
 
 def _cityscapes(dataset: Any, spec: Spec) -> MaskSource:

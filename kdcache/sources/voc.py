@@ -26,6 +26,7 @@ from kdcache.runtime.text_files import read_lines
 from kdcache.sources.annotation_files import checked_path, in_threads, read_annotation
 from kdcache.sources.boxes import (
     ROW,
+    BoxedImages,
     BoxSource,
     ObjectRows,
     SizedImages,
@@ -116,8 +117,12 @@ class VocReader:
         )
 
 
-def open_voc(spec: Spec) -> Source:
+def open_voc(spec: Spec, *, needs_targets: bool = True) -> Source:
     """Return the images of a list with their boxes.
+
+    Args:
+        spec: of the source.
+        needs_targets: whether annotations are read; else no image has a box.
 
     Raises:
         SourceError: the folder, an image or an annotation is absent, or an annotation cannot be
@@ -131,7 +136,9 @@ def open_voc(spec: Spec) -> Source:
     reader = VocReader(names, ignores_difficult=options.difficult == "ignore")
     listed = _listed_names(root, options.split, names)
     images = [f"JPEGImages/{name}.jpg" for name in listed]
-    annotations = [f"Annotations/{name}.xml" for name in listed]
+    annotations = None
+    if needs_targets:
+        annotations = [f"Annotations/{name}.xml" for name in listed]
     return voc_source(spec, root, images, annotations, reader, sizes=options.sizes)
 
 
@@ -150,7 +157,7 @@ def voc_source(
     spec: Spec,
     root: str,
     images: Sequence[str],
-    annotations: Sequence[str],
+    annotations: Sequence[str] | None,
     reader: VocReader,
     *,
     sizes: SizesUse = "check",
@@ -161,7 +168,7 @@ def voc_source(
         spec: that it was opened from.
         root: a folder.
         images: their paths below it.
-        annotations: the paths of their XML files below it.
+        annotations: the paths of their XML files below it; None if these are not to be read.
         reader: of these.
         sizes: whether images must have the sizes that these say.
 
@@ -170,6 +177,22 @@ def voc_source(
         UsageError: a file that cannot be read.
     """
     where = f"voc {root!r}"
+    dataset = BoxedImages(root, images, ObjectRows.none(len(images)))
+    if annotations is not None:
+        files = _annotation_files(root, images, annotations, where)
+        dataset = _boxed(root, images, files, reader, sizes)
+    require_files(dataset, images, where, "add it, or take it out of the list")
+    return BoxSource(dataset, spec, classes=len(reader.names), class_names=reader.names)
+
+
+def _annotation_files(
+    root: str, images: Sequence[str], annotations: Sequence[str], where: str
+) -> list[str]:
+    """Return the paths of the annotations of images.
+
+    Raises:
+        SourceError: one is absent.
+    """
     files = []
     for image, annotation in zip(images, annotations, strict=True):
         file = os.path.join(root, annotation)  # noqa: PTH118 # Path is slow on many
@@ -179,13 +202,24 @@ def voc_source(
                 " image out of the list"
             )
         files.append(file)
+    return files
+
+
+def _boxed(
+    root: str, images: Sequence[str], files: Sequence[str], reader: VocReader, sizes: SizesUse
+) -> SizedImages:
+    """Return images with the boxes in their annotations.
+
+    Raises:
+        SourceError: an annotation cannot be understood.
+        UsageError: one cannot be read.
+    """
     read = list(in_threads(reader.read, files))
     objects = ObjectRows.joined(file.rows for file in read)
     stated = np.array([file.size for file in read], np.int64)
     dataset = SizedImages(root, images, objects, stated, files, uses=sizes)
-    require_files(dataset, images, where, "add it, or take it out of the list")
     dataset.tell_boxes_beyond(f"voc {root}", "in pixels of its image")
-    return BoxSource(dataset, spec, classes=len(reader.names), class_names=reader.names)
+    return dataset
 
 
 def _checked_root(root: str | None) -> str:

@@ -87,8 +87,12 @@ class YoloImages(BoxedImages):
         return replace(objects, boxes=objects.boxes * sides, areas=objects.areas * (width * height))
 
 
-def open_yolo(spec: Spec) -> Source:
+def open_yolo(spec: Spec, *, needs_targets: bool = True) -> Source:
     """Return the images of a split with their boxes.
+
+    Args:
+        spec: of the source.
+        needs_targets: whether labels are looked at; else no image has a box.
 
     Raises:
         SourceError: the folder is absent or has no images, no image has labels, an image would be
@@ -98,12 +102,18 @@ def open_yolo(spec: Spec) -> Source:
     options, names, root = checked_yolo(spec)
     folders = [path.name for path in (Path(root) / "images").iterdir() if path.is_dir()]
     split = choose(options.split, folders, f"split of yolo {root!r}")
-    images, labels = _listed(root, split)
     classes = options.classes
     if not isinstance(classes, int):
         classes = len(names)
-    reader = partial(_rows_of, root, classes)
-    dataset = YoloImages(root, images, ObjectRows.joined(in_threads(reader, labels)))
+    if needs_targets:
+        images, labels = _listed(root, split)
+        reader = partial(_rows_of, root, classes)
+        objects = ObjectRows.joined(in_threads(reader, labels))
+    else:
+        images, others = _listed_images(root, split)
+        tell_passed_over(f"yolo {root}", count_kinds(others), "no images")
+        objects = ObjectRows.none(len(images))
+    dataset = YoloImages(root, images, objects)
     return BoxSource(dataset, spec, classes=classes, class_names=names or None)
 
 
@@ -138,16 +148,8 @@ def _listed(root: str, split: str) -> tuple[list[str], list[str | None]]:
         SourceError: there is no image, none has labels, or one would be left out.
     """
     where = f"yolo {root!r}"
-    try:
-        files = files_below(root, f"images/{split}")
-        label_files = set(files_below(root, f"labels/{split}"))
-    except OSError as error:
-        raise not_listed(where, error) from error
-    images = [path for path in sorted(files) if _is_image(path, where)]
-    if not images:
-        raise SourceError(
-            f"{where}: images/{split} holds no image ({' '.join(IMG_EXTENSIONS)}); put some there"
-        )
+    images, others = _listed_images(root, split)
+    label_files = set(_files_below(root, f"labels/{split}", where))
     labels: list[str | None] = []
     for image in images:
         name: str | None = _label_file(image)
@@ -159,9 +161,37 @@ def _listed(root: str, split: str) -> tuple[list[str], list[str | None]]:
             f"{where}: none of {len(images)} images has labels; those of {quoted(images[0])} would"
             f" be {quoted(_label_file(images[0]))}"
         )
-    others = (set(files) | label_files) - {*images, *labels}
+    others = (others | label_files) - {*labels}
     tell_passed_over(f"yolo {root}", count_kinds(others), "no images and no labels of one")
     return images, labels
+
+
+def _listed_images(root: str, split: str) -> tuple[list[str], set[str]]:
+    """Return the images of a split, sorted, and what lies among them; as paths below the root.
+
+    Raises:
+        SourceError: there is no image, or one would be left out.
+    """
+    where = f"yolo {root!r}"
+    files = _files_below(root, f"images/{split}", where)
+    images = [path for path in sorted(files) if _is_image(path, where)]
+    if not images:
+        raise SourceError(
+            f"{where}: images/{split} holds no image ({' '.join(IMG_EXTENSIONS)}); put some there"
+        )
+    return images, set(files).difference(images)
+
+
+def _files_below(root: str, folder: str, where: str) -> list[str]:
+    """Return the files below a folder, as paths below the root.
+
+    Raises:
+        SourceError: they cannot be listed.
+    """
+    try:
+        return files_below(root, folder)
+    except OSError as error:
+        raise not_listed(where, error) from error
 
 
 def _is_image(path: str, where: str) -> bool:

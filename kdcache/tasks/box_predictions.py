@@ -11,8 +11,10 @@ from torch import Tensor
 from kdcache.models.detector_output import DetectorOutput
 from kdcache.runtime.console import say
 from kdcache.runtime.files import write_file
+from kdcache.runtime.float64 import in_float64
 from kdcache.runtime.tables import Column, write_table
 from kdcache.shapes import Objects
+from kdcache.tasks.boxes_in_images import boxes_in_images
 from kdcache.tasks.coco_results import coco_results
 from kdcache.tasks.prediction_forms import RESULTS
 from kdcache.tasks.predictions import PredictionSettings
@@ -38,10 +40,12 @@ class BoxPredictions:
     def read(self, output: DetectorOutput, batch: Batch) -> list[Tensor]:
         """Return the boxes of each view, `[boxes, 6]`: class, score, and sides in pixels of the
         view."""
+        objects = batch.labels.objects
+        assert objects is not None, "images are opened with where they are in their views"
         tables = []
-        for boxes, scores, classes in output.detections():
-            columns = [classes[:, None].double(), scores[:, None].double(), boxes.double()]
-            tables.append(torch.cat(columns, dim=1))
+        for boxes, scores, classes in boxes_in_images(output.detections(), objects):
+            columns = [classes[:, None], scores[:, None], boxes]
+            tables.append(torch.cat([in_float64(column) for column in columns], dim=1))
         return tables
 
     def add(self, fetched: Sequence[Tensor], batch: Batch, keys: Mapping[int, str]) -> None:
@@ -49,8 +53,7 @@ class BoxPredictions:
         objects = batch.labels.objects
         assert objects is not None, "images are opened with where they are in their views"
         for place in keys:
-            table = fetched[place].numpy()
-            table = self._told(table[np.isfinite(table).all(1)])
+            table = self._told(fetched[place].numpy())
             table = table[np.argsort(-table[:, 1], kind="stable")]
             table[:, 2:] = _in_image(table[:, 2:], objects, place)
             self._boxes.append(table)
@@ -109,11 +112,11 @@ class BoxPredictions:
 
 
 def _in_image(boxes: np.ndarray, objects: Objects, view: int) -> np.ndarray:
-    """Return boxes of a view, `[boxes, 4]`, in pixels of its image, and within it."""
+    """Return boxes of a view, `[boxes, 4]`, in pixels of its image."""
     frame = objects.frames[view].double().numpy()
     height, width = objects.image_sizes[view].tolist()
     size = np.array([width, height, width, height])
     starts = np.tile(frame[:2], 2)
     spans = np.tile(frame[2:] - frame[:2], 2)
     moved: np.ndarray = (boxes - starts) * (size / spans)
-    return moved.clip(0, size)
+    return moved

@@ -12,6 +12,7 @@ from torch import Tensor
 from kdcache.errors import KdcacheWarning, UsageError
 from kdcache.runtime.distributed import gather, on_main
 from kdcache.shapes import Detections, Labels, ObjectClasses, Objects
+from kdcache.tasks.boxes_in_images import boxes_in_images
 
 _ROW = np.dtype(
     [
@@ -64,17 +65,18 @@ class BoxScore:
     def add(self, detections: Sequence[Detections], labels: Labels) -> None:
         """Count a batch.
 
-        Detections of no finite box or score, and of classes without a name, are left out.
+        Of detections those count that `boxes_in_images` leaves, of classes that have a name.
 
         Args:
-            detections: of each view.
+            detections: of each view, as a detector gives them.
             labels: the classes of the objects in the views, `[views, most]`, and where they are.
         """
         assert labels.objects is not None
         scales = torch.nan_to_num(labels.objects.scales, nan=1.0)
         num_views = len(scales)
         views = self._num_views + np.arange(num_views)
-        self._detections.append(_detection_rows(detections, views, _numbers(scales)))
+        in_images = boxes_in_images(detections, labels.objects)
+        self._detections.append(_detection_rows(in_images, views, _numbers(scales)))
         self._objects.append(_object_rows(labels.first, labels.objects, views, _numbers(scales)))
         self._num_views += num_views
 
@@ -138,7 +140,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
 def _detection_rows(
     detections: Sequence[Detections], views: np.ndarray, scales: np.ndarray
 ) -> _Table:
-    """Return the finite detections of a batch.
+    """Return the detections of a batch.
 
     Args:
         detections: of each view.
@@ -154,9 +156,7 @@ def _detection_rows(
     rows["score"] = _numbers(torch.cat([of_view.scores for of_view in detections]))
     rows["box"] = _original(_numbers(boxes), scales[view_places])
     rows["area"] = rows["box"][:, 2] * rows["box"][:, 3]
-    is_finite = np.isfinite(rows["score"]) & np.isfinite(rows["box"]).all(1)
-    finite_rows: _Table = rows[is_finite]
-    return finite_rows
+    return rows
 
 
 def _object_rows(

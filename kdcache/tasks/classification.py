@@ -13,6 +13,7 @@ from kdcache.losses import Loss
 from kdcache.models.vision_model import TeacherLogits, VisionModel
 from kdcache.positions import Layout, One
 from kdcache.runtime.distributed import all_sum
+from kdcache.runtime.float64 import float64_device, in_float64
 from kdcache.shapes import Labels, Logits, Rows, Scalar, Targets, Views
 from kdcache.soft_targets import DenseTargets, SoftTargets
 from kdcache.targets import ClassLabel
@@ -148,7 +149,7 @@ class Score:
     all processes."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        self._sums = torch.zeros(4, dtype=torch.float64, device=device)
+        self._sums = torch.zeros(4, dtype=torch.float64, device=float64_device(device))
 
     def add(self, logits: Logits, labels: Labels) -> None:
         """Count a batch; nothing is copied from the device until `result`."""
@@ -159,7 +160,7 @@ class Score:
         rows = torch.ones_like(losses)
         top1 = is_right[:, 0].to(losses)
         top5 = is_right.any(1).to(losses)
-        self._sums += torch.stack([rows, top1, top5, losses]).double().sum(1)
+        self._sums += in_float64(torch.stack([rows, top1, top5, losses])).sum(1)
 
     def result(self) -> dict[str, float]:
         """Return `top1`, `top5` and `eval_loss`; every process of the run must ask."""
@@ -183,5 +184,5 @@ def logit_statistics(logits: Logits, targets: Targets | None) -> dict[str, Tenso
     }
     if targets is not None:
         is_right = (predicted == targets).float()
-        means["accuracy"] = 100 * is_right.mean().double()
+        means["accuracy"] = 100 * in_float64(is_right.mean())
     return means

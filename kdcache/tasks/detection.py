@@ -26,6 +26,7 @@ from kdcache.soft_targets import AnchorTargets, DenseTargets, SoftTargets
 from kdcache.targets import ClassBoxes
 from kdcache.tasks.box_predictions import BoxPredictions
 from kdcache.tasks.box_score import BoxScore
+from kdcache.tasks.boxes_in_images import boxes_in_images
 from kdcache.tasks.class_probabilities import class_probabilities
 from kdcache.tasks.detection_picture import draw_detection
 from kdcache.tasks.deviations import row_deviations
@@ -147,8 +148,9 @@ class Detection:
 
     def shown(self, view: ShownView, output: Any, who: str) -> ShownView:
         """Return the view with the boxes that a student finds."""
-        parts = [part.float().cpu() for part in output.detections()[0]]
-        boxes, scores, classes = parts
+        assert view.labels.objects is not None
+        (found,) = boxes_in_images(output.detections(), view.labels.objects)
+        boxes, scores, classes = (part.float().cpu() for part in found)
         return replace(
             view, detections=Detections(boxes, scores, classes.long()), first_class=0, who=who
         )

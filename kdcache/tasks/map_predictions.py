@@ -82,6 +82,7 @@ class MapPredictions:
             content = io.BytesIO()
             image.save(content, "PNG")
             path = self._settings.out / self._files[key]
+            _require_free(path, key)
             _make_folder(path.parent)
             write_file(path, content.getvalue(), is_synced=False)
             self._num_maps += 1
@@ -162,6 +163,20 @@ def _file_name(key: str) -> PurePosixPath:
     if path.suffix.lower() in IMG_EXTENSIONS:
         return path.with_suffix(_ENDING)
     return path.with_name(path.name + _ENDING)
+
+
+def _require_free(path: Path, key: str) -> None:
+    """Check that no other image's map, in a folder that was new, has the name on this file system:
+    some look neither at case nor at how accents are written.
+
+    Raises:
+        KdcacheError: one has.
+    """
+    if path.exists():
+        raise KdcacheError(
+            f"image {quoted(key)} would be written over the map of another, for this file system"
+            f" takes {path.name} for its name; rename one of them, or predict them apart"
+        )
 
 
 def _make_folder(path: Path) -> None:

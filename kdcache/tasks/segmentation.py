@@ -19,6 +19,7 @@ from kdcache.losses import Loss
 from kdcache.models.vision_model import TeacherLogits, VisionModel
 from kdcache.positions import AUXILIARY, Heads, Layout
 from kdcache.runtime.distributed import all_sum
+from kdcache.runtime.float64 import float64_device, in_float64
 from kdcache.shapes import IGNORED, Labels, Maps, Masks, Rows, Scalar, ViewLogits, Views
 from kdcache.soft_targets import (
     DenseTargets,
@@ -170,7 +171,7 @@ class Segmentation:
             num_right = (predicted == labels).sum()
             num_pixels = (labels != IGNORED).sum()
             share_right = num_right / num_pixels.clamp_min(1)
-            means["accuracy"] = 100 * share_right.double()
+            means["accuracy"] = 100 * in_float64(share_right)
         return means
 
     def shown(self, view: ShownView, output: Any, who: str) -> ShownView:
@@ -257,8 +258,9 @@ class MapScore:
         self._names = class_names
         self._align_corners = align_corners
         num_pairs = len(class_names) ** 2
-        self._counts = torch.zeros(num_pairs, dtype=torch.float64, device=device)
-        self._loss = torch.zeros(1, dtype=torch.float64, device=device)
+        home = float64_device(device)
+        self._counts = torch.zeros(num_pairs, dtype=torch.float64, device=home)
+        self._loss = torch.zeros(1, dtype=torch.float64, device=home)
 
     def add(self, logits: ViewLogits, labels: Labels) -> None:
         """Count a batch, of which the main head's maps are upsampled; nothing is copied from the
@@ -267,11 +269,11 @@ class MapScore:
         planes = upsampled(logits[:, 0].float(), size, align_corners=self._align_corners)
         targets = labels.first.long()
         loss = functional.cross_entropy(planes, targets, ignore_index=IGNORED, reduction="sum")
-        self._loss += loss
+        self._loss += in_float64(loss)
         predicted = planes.argmax(1)
         has_class = targets != IGNORED
         pairs = targets[has_class] * len(self._names) + predicted[has_class]
-        self._counts += torch.bincount(pairs, minlength=len(self._counts))
+        self._counts += in_float64(torch.bincount(pairs, minlength=len(self._counts)))
 
     def result(self) -> dict[str, float]:
         """Return `miou`, `pixel_accuracy`, `eval_loss`, and `iou/CLASS` of each class that is there

@@ -58,7 +58,7 @@ def _summary(module: nn.Module) -> dict[str, tuple[float, ...]]:
     for name, tensor in module.state_dict().items():
         if not isinstance(tensor, torch.Tensor):
             continue
-        values = tensor.detach().double().flatten().cpu()
+        values = tensor.detach().flatten().cpu().double()
         waves = torch.arange(len(values), dtype=torch.float64).cos()
         summary[name] = (float(values.norm()), float(values @ waves), float(len(values)))
     return summary

@@ -53,7 +53,8 @@ def evaluate(
         std: as `mean`.
         batch_size: views of a batch, over all processes; by default 256, on a CPU fewer large ones.
         num_workers: processes that render views; by default one for each core, up to 8.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`, to which the model goes; by default where it is.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`, to which the model goes; by default
+            where it is.
         precision: the autocast type of the model.
         window: height and width of windows that slide over the views of segmentation.
         align_corners: whether maps of segmentation are upsampled between the centres of the pixels

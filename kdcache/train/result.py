@@ -12,10 +12,6 @@ from kdcache.tasks.score_names import leading_scores, title_of
 from kdcache.train.config import TrainConfig
 from kdcache.train.trainer import Trainer
 
-_FAR = 100
-"""How many times the loss of the first epoch, and more, is no training; while the teacher's part is
-warmed up it grows by far less."""
-
 
 def say_epoch(line: Mapping[str, Any], num_epochs: int, *, of: str = "", left: str = "") -> None:
     """Say the loss, the scores and the speed of an epoch.
@@ -35,21 +31,6 @@ def say_epoch(line: Mapping[str, Any], num_epochs: int, *, of: str = "", left: s
         f"{run}epoch {line['epoch']}/{num_epochs}: loss {line['loss']:.4f}{scores},"
         f" {human_rate(line['views_per_second'])} views/s{outlook}"
     )
-
-
-def say_divergence(lines: Sequence[Mapping[str, Any]], rate: float) -> None:
-    """Say that the loss has grown far, if it has: a run ends well all the same.
-
-    Args:
-        lines: the run's metrics.
-        rate: its learning rate.
-    """
-    losses = [line["loss"] for line in lines if line["kind"] == "epoch" and "loss" in line]
-    if losses and losses[-1] > _FAR * losses[0] > 0:
-        say(
-            f"note: the loss has grown from {losses[0]:.4g} in the first epoch to {losses[-1]:.4g}"
-            f" in the last; a lower optimizer.lr ({rate:g}), or clip_grad, may keep it small"
-        )
 
 
 def run_result(

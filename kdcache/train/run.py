@@ -29,6 +29,7 @@ from kdcache.train.batch_size import part_that_fits, with_batch_size
 from kdcache.train.checkpoint import replace_file
 from kdcache.train.config import TrainConfig
 from kdcache.train.data import TrainingData
+from kdcache.train.divergence import DivergenceNote
 from kdcache.train.keeper import Keeper, check_best, save_weights
 from kdcache.train.metrics_log import (
     BoardMetrics,
@@ -43,7 +44,7 @@ from kdcache.train.metrics_reading import read_metrics
 from kdcache.train.one_pass import require_one_pass
 from kdcache.train.outlook import Outlook
 from kdcache.train.overview import overview, run_names
-from kdcache.train.result import run_result, say_divergence, say_epoch
+from kdcache.train.result import run_result, say_epoch
 from kdcache.train.run_files import COMMAND, CONFIG_FILE, METRICS_FILE, RESULT_FILE
 from kdcache.train.run_folder import finished_result, last_checkpoint, own_folder, say_finished
 from kdcache.train.run_settings import check_folder, with_student_spec
@@ -198,7 +199,7 @@ def _opened(
         kept_step = checkpoint["step"]
     metrics: Metrics = NoMetrics()
     if is_main():
-        metrics = _start(folder, config, trainer, on_metrics)
+        metrics = _start(folder, config, trainer, on_metrics, name=name)
     keeper = Keeper(folder, config.checkpoint_minutes, trainer, best, kept_step=kept_step)
 
     def after_epoch(line: Mapping[str, Any]) -> None:
@@ -241,7 +242,7 @@ def _raise_failures(kept_runs: Sequence[_KeptRun]) -> None:
 
 
 def _start(
-    run: Path, config: TrainConfig, trainer: Trainer, on_metrics: OnMetrics | None
+    run: Path, config: TrainConfig, trainer: Trainer, on_metrics: OnMetrics | None, *, name: str
 ) -> Metrics:
     """Write the run's configuration, and return where its metrics go. With both files there the
     folder is that of a run."""
@@ -259,7 +260,8 @@ def _start(
         metrics = BoardMetrics(run / "tensorboard", step=trainer.step, others=metrics)
     if functions:
         metrics = CalledMetrics(functions, config.run, others=metrics)
-    return metrics
+    past = read_metrics(run / METRICS_FILE)
+    return DivergenceNote(past, of=name, rate=config.optimizer.lr, others=metrics)
 
 
 def _end(kept: _KeptRun) -> dict[str, Any]:
@@ -273,7 +275,6 @@ def _end(kept: _KeptRun) -> dict[str, Any]:
         save_weights(folder / f"{name}.safetensors", module, record)
     check_best(folder, kept.best)
     lines = read_metrics(folder / METRICS_FILE)
-    say_divergence(lines, config.optimizer.lr)
     result = run_result(config, trainer, kept.best, lines)
     text = json.dumps(result, indent=1)
     replace_file(folder / RESULT_FILE, lambda file: file.write(text.encode()))

@@ -3,6 +3,7 @@
 import atexit
 import multiprocessing
 import os
+import pickle
 import sys
 import time
 import weakref
@@ -17,7 +18,7 @@ import torch
 from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader
 
-from kdcache.errors import KdcacheError
+from kdcache.errors import KdcacheError, brief
 from kdcache.runtime.generators import plain_defaults
 from kdcache.runtime.stopping import outlive_signals, starting_apart
 from kdcache.runtime.waiting import waiting
@@ -81,9 +82,7 @@ class ViewLoader:
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            raise KdcacheError(
-                f"a loader worker was killed, most likely for memory; {_WAY_OUT}"
-            ) from error
+            raise KdcacheError(self._what_ended_one()) from error
 
     def close(self) -> None:
         """End the workers: they are told to, and killed in a batch, since they hold nothing."""
@@ -125,6 +124,13 @@ class ViewLoader:
             with starting_apart():
                 multiprocessing.Lock()  # of torch's iterator, half made, a traceback would be told
                 return self._iterator()
+        except _UNPICKLABLE as error:
+            method = multiprocessing.get_start_method()
+            if method == "fork":  # which hands over nothing
+                raise
+            raise KdcacheError(
+                f"loader workers cannot be given the data ({brief(error)}): {_given(method)}"
+            ) from error
         except OSError as error:  # a semaphore is a file there
             raise KdcacheError(
                 f"loader workers cannot be started: {error.strerror or error}; {_WAY_OUT}"
@@ -134,12 +140,35 @@ class ViewLoader:
             self._workers.extend(processes - others)
             _close_at_exit()
 
+    def _what_ended_one(self) -> str:
+        """Return why a worker ended that was not to, and the way out."""
+        method = multiprocessing.get_start_method()
+        # torch's list has those, too, that ended before they were counted
+        codes = [worker.exitcode for worker in getattr(self._loader._iterator, "_workers", ())]
+        if method != "fork" and _RAISED in codes:
+            return f"a loader worker could not begin, as it says above: {_given(method)}"
+        return f"a loader worker was killed, most likely for memory; {_WAY_OUT}"
+
     def _iterator(self) -> Iterator[Batch | KdcacheError]:
         """Return torch's iterator, which draws a number that nothing depends on: on the CPU."""
         with plain_defaults():
             return iter(self._loader)
 
 
+def _given(method: str) -> str:
+    """Return how workers come to what they need that are no forks, and the way out."""
+    return (
+        f"under start method {method} each imports the program anew; write it as a file, with what"
+        " it does under `if __name__ == '__main__':`, its classes and functions above, and none of"
+        " them a lambda or inside a function; or use num_workers=0"
+    )
+
+
+_UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)
+"""What Python raises for an object that no other process can be given."""
+_RAISED = 1
+"""Exit code of a process that ended by an exception: a worker hands over those of its views."""
+_HANDS_OVER_NOTHING = 3
 _END_SECONDS = 1.0
 _FIRST = 1000
 _processes: set[int] = set()
@@ -172,7 +201,7 @@ def _begin_worker(worker: int) -> None:
 def _end_worker(error: Exception, batch: object) -> None:
     """End a loader worker that cannot hand over a batch, as where shared memory is full: it would
     go on without it, and the main process would wait for it for ever."""
-    os._exit(1)
+    os._exit(_HANDS_OVER_NOTHING)
 
 
 def _tell_but_not_of_the_end(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,11 @@ def rename_folder(root: Path) -> None:
     (root / "ant").rename(root / "anteater")
 
 
+def part_accents(root: Path) -> None:
+    for path in root.iterdir():
+        path.rename(root / unicodedata.normalize("NFD", path.name))
+
+
 def move(root: Path) -> None:
     (root / "ant" / "03.png").rename(root / "bee" / "moved.png")
 
@@ -142,6 +148,16 @@ def test_what_differs_in_a_folder_is_told_with_the_first_names(
     require_source(cache, open_source(spec))
     act, told = CHANGES[change]
     act(tmp_path / "images")
+    assert difference(cache, spec).startswith(told)
+
+
+def test_accents_that_are_written_otherwise_are_told(tmp_path: Path) -> None:
+    """As some tools of macOS do: the names look the same."""
+    write_images(tmp_path, {"images/\xe9t\xe9/0.png": 3, "images/\xe9t\xe9/1.png": 3})
+    spec = f"imagefolder:{tmp_path / 'images'}"
+    cache = made_from(tmp_path / "cache", open_source(spec))
+    part_accents(tmp_path / "images")
+    told = "2 samples are named in another form of Unicode (NFC, NFD) (\xe9t\xe9/0.png, "
     assert difference(cache, spec).startswith(told)
 
 

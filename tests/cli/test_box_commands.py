@@ -178,11 +178,16 @@ def test_a_detector_of_other_classes_is_no_teacher(tmp_path: Path, recipe: str) 
     assert not (tmp_path / "cache").exists()
 
 
-def test_the_command_after_a_dump_has_a_learning_rate_of_detectors(
-    tmp_path: Path, recipe: str
+# no body of these has norms, and only an SSD of torchvision's has none either
+@pytest.mark.parametrize(
+    ("kind", "rate"), [("retinanet", "0.01"), ("ssd", "0.0005"), ("faster_rcnn", "0.01")]
+)
+def test_the_command_after_a_dump_has_a_learning_rate_of_such_detectors(
+    tmp_path: Path, recipe: str, kind: str, rate: str
 ) -> None:
-    words = dump(tmp_path / "cache", **box_settings(recipe))["next"].split()
-    assert words[words.index("--lr") + 1] == "0.01"
+    teacher = TEACHER.replace("retinanet", kind)
+    words = dump(tmp_path / "cache", **box_settings(recipe, teacher=teacher))["next"].split()
+    assert words[words.index("--lr") + 1] == rate
 
 
 def test_data_of_another_task_are_told(shelf: Path, tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from kdcache.errors import UsageError
-from kdcache.runtime.device import Compute, ComputeConfig
+from kdcache.runtime.device import Compute, ComputeConfig, device_type
 
-OTHERS = ("mps", "xpu", "meta", "cuda:", "cuda:-1", "cpu:1", "CPU", "", "cuda0", "hpu:0")
+OTHERS = ("mps:1", "xpu", "meta", "cuda:", "cuda:-1", "cpu:1", "CPU", "", "cuda0", "hpu:0")
 
 
 def compute(**settings: object) -> Compute:
@@ -26,7 +26,7 @@ def test_auto_is_cuda_where_there_is_one() -> None:
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("gpu", "device 'gpu' is none that kdcache runs on; use auto, cpu, cuda or cuda:N"),
+        ("gpu", "device 'gpu' is none that kdcache runs on; use auto, cpu, cuda, cuda:N or mps"),
         ("cuda:99", r"torch sees \d+ CUDA devices"),
         *((name, f"device '{name}' is none that kdcache runs on") for name in OTHERS),
     ],
@@ -34,6 +34,23 @@ def test_auto_is_cuda_where_there_is_one() -> None:
 def test_a_device_that_is_not_there_is_told(device: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         compute(device=device)
+
+
+def test_apples_gpu_is_taken_by_its_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="device 'mps' is not there: torch sees no GPU of Apple"):
+        compute(device="mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert compute(device="auto").device.type == "cpu"
+    there = compute(device="mps")
+    assert there.device.type == device_type("mps") == "mps"
+    assert not there.pin_memory and there.batches_ahead == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(UsageError, match="device 'mps' is for one process, and there are 2"):
+        compute(device="mps")
 
 
 def test_fewer_than_no_workers_are_refused() -> None:

@@ -27,6 +27,7 @@ from kdcache.runtime.stopping import (
     look,
     outlive_signals,
     starting_apart,
+    starting_blocked,
     stop_requested,
     until_stopped,
 )
@@ -210,6 +211,22 @@ def test_a_child_that_is_started_apart_passes_over_all_signals(tmp_path: Path) -
     faulthandler sets it up.
     """
     assert Program(_starts_apart, folder=tmp_path).end(90) == (0, "", "")
+
+
+def test_a_child_that_is_spawned_apart_begins_with_signals_blocked() -> None:
+    """As on macOS, where it is no fork: it imports for seconds, and Ctrl-C goes to it too."""
+    read, write = os.pipe()
+    with starting_blocked("spawn"):
+        words = [sys.executable, "-c", "import signal; print(*signal.pthread_sigmask(0, []))"]
+        child = os.posix_spawn(
+            sys.executable, words, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, write, 1)]
+        )
+    os.close(write)
+    with os.fdopen(read) as file:
+        blocked = file.read().split()
+    os.waitpid(child, 0)
+    assert {*blocked} == {str(int(number)) for number in SIGNALS}
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {*SIGNALS}
 
 
 def test_a_child_that_others_start_is_ended_as_ever() -> None:

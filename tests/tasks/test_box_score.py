@@ -100,8 +100,8 @@ def labels_of(batch: Sequence[Image]) -> Labels:
         torch.full((len(batch), most, 4), 7.0),
         torch.full((len(batch), most), 7.0),
         torch.zeros(len(batch), most, dtype=torch.bool),
-        torch.tensor([[0, 0, 80 * one.view_scale, 60 * one.view_scale] for one in batch]),
-        torch.tensor([[60.0, 80.0]] * len(batch)),
+        torch.cat([in_view(np.array([[0.0, 0.0, SIDE, SIDE]]), one) for one in batch]),
+        torch.tensor([[float(SIDE), float(SIDE)]] * len(batch)),
     )
     for place, one in enumerate(batch):
         count = len(one.boxes)
@@ -122,6 +122,13 @@ def score(
     return counted.result()
 
 
+def within_image(boxes: np.ndarray) -> np.ndarray:
+    """Return boxes cut at the edges of their image."""
+    corners = boxes[:, :2].clip(0, SIDE)
+    ends = (boxes[:, :2] + boxes[:, 2:]).clip(0, SIDE)
+    return np.concatenate([corners, ends - corners], axis=1)
+
+
 def expected_scores(all_images: Sequence[Image], names: Sequence[str] = NAMES) -> dict[str, float]:
     """Return what pycocotools says of the images, by our names; -100 where it has nothing."""
     objects: list[dict[str, Any]] = []
@@ -134,7 +141,9 @@ def expected_scores(all_images: Sequence[Image], names: Sequence[str] = NAMES) -
             objects.append(
                 {**place, "id": len(objects) + 1, "area": float(area), "iscrowd": int(crowd)}
             )
-        for box, label, score in zip(one.found_boxes, one.found_classes, one.scores, strict=True):
+        for box, label, score in zip(
+            within_image(one.found_boxes), one.found_classes, one.scores, strict=True
+        ):
             place = {"image_id": number, "category_id": int(label), "bbox": box.tolist()}
             found.append({**place, "score": float(score)})
     truth = COCO()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny_detectors import faster_rcnn, fcos, mask_rcnn, rectangles, retinanet, ssd
 from torch import Tensor, nn
+from torchvision import models
 from torchvision.models.detection.image_list import ImageList
 
 from kdcache.errors import ModelError, UsageError
@@ -16,7 +17,7 @@ from kdcache.losses import open_loss
 from kdcache.models.detection import DetectionModel
 from kdcache.models.model import open_model
 from kdcache.models.one_stage import HeadOutput, PyramidOutput
-from kdcache.models.preprocessing import GivenPreprocessing
+from kdcache.models.preprocessing import GivenPreprocessing, Preprocessing
 from kdcache.models.wrapping import tried_model
 from kdcache.positions import Proposals, Pyramid
 from kdcache.shapes import Labels
@@ -406,3 +407,18 @@ def test_labels_that_cannot_be_meant_are_noted() -> None:
     assert "hold no object" in task.label_notes([nothing] * 4, 3, None)[0]
     both = [np.array([0, 1])] * 60
     assert "class 2 (blue) never occurs" in task.label_notes(both, 3, ["r", "g", "blue"])[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [
+        ("ssd300_vgg16", 0.0005),
+        ("ssdlite320_mobilenet_v3_large", 0.01),
+        ("fcos_resnet50_fpn", 0.01),
+        ("fasterrcnn_mobilenet_v3_large_fpn", 0.01),
+    ],
+)
+def test_an_ssd_without_norms_wants_a_lower_rate(name: str, rate: float) -> None:
+    module = models.get_model(name, weights=None, weights_backbone=None, num_classes=4)
+    preprocessing = Preprocessing(300, (0.5,), (0.25,))
+    assert DetectionModel(module, preprocessing, f"torchvision:{name}").student_rate == rate

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command_line import invoke, kdcache_json, mistake
 from map_caches import EVAL, STUDENT
 from PIL import Image
@@ -11,10 +12,12 @@ from runs import train
 from segmentation_files import Shapes
 
 from kdcache.errors import KdcacheError, UsageError
+from kdcache.shapes import Labels
 from kdcache.sources import as_source
 from kdcache.tasks import open_task
 from kdcache.tasks.predictions import PredictionSettings
 from kdcache.tools.predict_config import PredictConfig
+from kdcache.views import Batch
 
 PLACE = ("--workers", "0", "--device", "cpu")
 MODEL = "tiny_models:strongest,mean=0,std=1"
@@ -177,6 +180,20 @@ def test_what_cannot_be_written_is_told(photos: Path, tmp_path: Path) -> None:
     line = mistake(*words, "-o", tmp_path / "new")
     assert "images 'a.jpg' and 'a.png' would both be written as a.png" in line
     assert not (tmp_path / "new").exists()
+
+
+def test_where_two_names_are_one_file_no_map_is_written_over(tmp_path: Path) -> None:
+    """As on file systems that look at no case."""
+    keys = ["a.jpg", "A.jpg"]
+    settings = PredictionSettings(out=tmp_path, class_names="ab", keys=keys)
+    predictions = open_task("segmentation").predictions(settings)
+    number = torch.zeros(1, dtype=torch.int64)
+    batch = Batch((torch.zeros(1, 3, 2, 2),), Labels(number), number, number, ())
+    classes = torch.zeros(2, 2, dtype=torch.uint8)
+    predictions.add([classes], batch, {0: "a.jpg"})
+    (tmp_path / "A.png").symlink_to("a.png")
+    with pytest.raises(KdcacheError, match=r"'A\.jpg' would be written over the map of another"):
+        predictions.add([classes], batch, {0: "A.jpg"})
 
 
 def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:

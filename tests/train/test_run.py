@@ -757,19 +757,6 @@ def test_the_rate_counts_views_that_there_are(tmp_path: Path) -> None:
     assert result["steps"] == 1
 
 
-def test_a_loss_that_has_grown_far_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shared: dict[str, Any] = {"recipe": "digits", "loss": "ce", "epochs": 3}
-    train(tmp_path / "well", **shared)
-    assert "the loss has grown" not in capsys.readouterr().err
-    without_bound = OptimizerConfig(lr=3.0, weight_decay=1.0)  # w becomes -2 w
-    result = train(tmp_path / "far", **shared, optimizer=without_bound)
-    last = f"{result['train_loss']:.4g} in the last; a lower optimizer.lr (3)"
-    err = capsys.readouterr().err
-    assert "note: the loss has grown from " in err and last in err
-
-
 @pytest.mark.parametrize(("seeds", "epochs"), [("0:2", 18), ("1:2", 9)])
 def test_few_seeds_for_many_epochs_are_told(
     cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], seeds: str, epochs: int

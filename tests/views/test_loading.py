@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,6 +19,7 @@ from nursery import Program
 from PIL import Image
 from tiny_models import FewDigits, SlowDigits
 from torch.utils.data import get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from view_loaders import end_early, loader_of
 
 from kdcache.errors import KdcacheError
@@ -86,6 +88,45 @@ def test_workers_that_cannot_be_started_are_told(monkeypatch: pytest.MonkeyPatch
     loader.close()
     gc.collect()
     assert not unheard
+
+
+@pytest.fixture
+def no_fork() -> Iterator[None]:
+    """Start workers as other systems do, in Pythons of their own."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("forkserver", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+class Unimportable(FewDigits):
+    """Digits that stand in a program which a worker cannot import."""
+
+    def __reduce__(self) -> tuple[Callable[[int], NoReturn], tuple[int]]:
+        return sys.exit, (1,)
+
+
+@pytest.mark.usefixtures("no_fork")
+def test_workers_that_cannot_import_the_program_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    # torch looks every five seconds for the end of workers that another process has started
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.02,))
+    loader = loader_of(Unimportable(4))
+    with pytest.raises(KdcacheError, match=r"could not begin.*start method forkserver .*__main__"):
+        next(iter(loader))
+    loader.close()
+
+
+@pytest.mark.usefixtures("no_fork")
+def test_data_that_workers_cannot_be_given_are_told() -> None:
+    data = FewDigits(4)
+    data.transform = lambda image: image  # type: ignore[attr-defined]
+    loader = loader_of(data)
+    with (
+        pytest.warns(UserWarning, match="pickle error"),  # of torch
+        pytest.raises(KdcacheError, match=r"given the data \(Can't .*<lambda>.*num_workers=0"),
+    ):
+        next(iter(loader))
+    loader.close()
 
 
 def test_a_loader_that_outlives_its_module_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ import os
 from kdcache.errors import CacheError
 
 _BLOCK = 1 << 20
+_MOST_AT_ONCE = 1 << 30
+"""Bytes that the system is asked for: macOS refuses 2 GiB."""
 
 
 class Blocks:
@@ -31,7 +33,7 @@ class Blocks:
         parts = []
         try:
             while size:
-                part = os.pread(self._descriptor, size, position)
+                part = os.pread(self._descriptor, min(size, _MOST_AT_ONCE), position)
                 if not part:
                     break
                 parts.append(part)  # a file server may give less than it was asked for

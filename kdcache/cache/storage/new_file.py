@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kdcache.cache.storage import rename
 from kdcache.errors import CacheError
-from kdcache.runtime.files import temporary_beside
+from kdcache.runtime.files import sync, temporary_beside
 
 _UNKNOWN = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 """What a file system says to a call that it does not know."""
@@ -89,7 +89,7 @@ def _write_synced(path: Path, data: bytes) -> None:
         while rest:
             num_bytes = os.write(descriptor, rest)  # which may write less than it was given
             rest = rest[num_bytes:]
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -99,7 +99,7 @@ def sync_directory(path: Path) -> None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(descriptor)
+            sync(descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:
