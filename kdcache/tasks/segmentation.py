@@ -18,7 +18,7 @@ from kdcache.errors import UsageError
 from kdcache.losses import Loss
 from kdcache.models.vision_model import TeacherLogits, VisionModel
 from kdcache.positions import AUXILIARY, Heads, Layout
-from kdcache.runtime.distributed import all_sum
+from kdcache.runtime.distributed import all_sum, world_size
 from kdcache.runtime.float64 import float64_device, in_float64
 from kdcache.shapes import IGNORED, Labels, Maps, Masks, Rows, Scalar, ViewLogits, Views
 from kdcache.soft_targets import (
@@ -220,7 +220,10 @@ def pixel_loss(
     maps: Maps, masks: Masks, *, label_smoothing: float = 0.0, align_corners: bool = False
 ) -> Scalar:
     """Return the cross-entropy at the masks' size, float32, the mean over the pixels that have a
-    class; 0 if none has."""
+    class; 0 if none has.
+
+    Of several processes each returns its share: the mean of these is that over all pixels.
+    """
     planes = upsampled(maps.float(), _size_of(masks), align_corners=align_corners)
     labels = masks.long()
     loss_sum = functional.cross_entropy(
@@ -230,8 +233,8 @@ def pixel_loss(
         label_smoothing=label_smoothing,
         reduction="sum",
     )
-    num_pixels = (labels != IGNORED).sum()
-    return loss_sum / num_pixels.clamp_min(1)
+    num_pixels = all_sum((labels != IGNORED).sum()) / world_size()
+    return loss_sum / num_pixels.clamp_min(1 / world_size())
 
 
 def _size_of(maps: Maps | Masks) -> tuple[int, int]:

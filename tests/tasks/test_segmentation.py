@@ -5,12 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from processes import launch
 from torch import Tensor, nn
 
 from kdcache.errors import UsageError
 from kdcache.losses import open_loss
 from kdcache.models.vision_model import TeacherLogits
 from kdcache.positions import Heads, layout_of_sites
+from kdcache.runtime.distributed import rank
 from kdcache.shapes import Labels, ViewLogits
 from kdcache.soft_targets import SegmentTargets, SoftTargets, by_segment
 from kdcache.tasks import open_task
@@ -66,6 +68,37 @@ def test_the_pixel_loss_is_that_of_upsampled_logits_where_there_is_a_class(
     nothing = pixel_loss(logits.requires_grad_(), torch.full_like(target, 255))
     nothing.backward()
     assert nothing.item() == 0.0 and not logits.grad.any(), "a batch without any label is no NaN"
+
+
+def ragged_masks() -> Tensor:
+    """Return masks of four views, of which the first two lack most classes, and one has none."""
+    found = masks(4)
+    found[0] = 255
+    found[1, 2:] = 255
+    return found
+
+
+def pixel_loss_of_half() -> tuple[float, Any]:
+    """Return the loss of this process's two of the four views, and its gradient by their logits."""
+    rows = slice(2 * rank(), 2 * rank() + 2)
+    logits = maps(4, 4, 6, 5)[rows].requires_grad_()
+    loss = pixel_loss(logits, ragged_masks()[rows])
+    loss.backward()
+    assert logits.grad is not None
+    return loss.item(), logits.grad.numpy()
+
+
+def test_the_pixel_loss_of_processes_is_that_of_one() -> None:
+    """Of two views each, which have 64 pixels of a class, and hundreds."""
+    logits = maps(4, 4, 6, 5).requires_grad_()
+    loss = pixel_loss(logits, ragged_masks())
+    loss.backward()
+    found = launch(pixel_loss_of_half, 2)
+    assert np.mean([value for value, _ in found]) == pytest.approx(loss.item(), rel=1e-6)
+    # DistributedDataParallel takes the mean
+    gradient = np.concatenate([gradient for _, gradient in found]) / 2
+    assert logits.grad is not None
+    np.testing.assert_allclose(gradient, logits.grad.numpy(), rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("loss", ["dist:tau=2,beta=1,gamma=3", "kl:tau=2", "cwd"])
