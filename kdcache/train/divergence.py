@@ -10,6 +10,9 @@ from kdcache.train.metrics_log import Metrics
 _FAR = 100
 """How many times the first loss, and more, is no training; while the teacher's part is warmed up it
 grows by far less."""
+_LEAST = 10.0
+"""What a loss may rise to: that of a classifier which knows nothing of 22,000 classes. With good
+weights the first batch may have a hundredth of what is usual."""
 
 
 class DivergenceNote:
@@ -59,7 +62,7 @@ class DivergenceNote:
         loss = line.get("loss", 0.0)
         most = math.inf
         if self._first is not None:
-            most = _FAR * self._first["loss"]
+            most = max(_FAR * self._first["loss"], _LEAST)
         elif 0 < loss < math.inf:
             self._first = line
         is_far = not loss <= most  # NaN, too

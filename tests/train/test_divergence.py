@@ -40,6 +40,8 @@ def epoch(loss: float, number: int = 1) -> dict[str, Any]:
         ([], [epoch(2), epoch(201, 2)], "from 2 in epoch 1 to 201 in epoch 2"),
         ([], [step(0), step(1), step(90), epoch(99)], ""),
         ([], [step(0), step(1), step(110, 3), step(120, 4)], "from 1 at step 1 to 120 at step 4"),
+        ([], [step(0.01), step(9), step(9), epoch(9)], ""),  # of good weights, and easy views
+        ([], [step(0.01), step(9), epoch(11)], "from 0.01 at step 1 to 11 in epoch 1"),
         ([], [step(2), step(NAN, 2), step(NAN, 3)], "from 2 at step 1 to nan at step 3"),
         ([], [step(NAN, 2), step(NAN, 3), step(NAN, 4)], "loss is nan at step 3"),
         ([step(2), step(201), step(202)], [step(203), epoch(204)], ""),  # told before
