@@ -157,7 +157,7 @@ def test_dist_on_maps_is_that_of_flattened_pixels() -> None:
     ]
     expected = flattened_dist(*flat)
     (wanted,) = torch.autograd.grad(expected, planes)
-    assert float(found.detach()) == pytest.approx(float(expected), rel=1e-5)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     torch.testing.assert_close(
         gradient[:, 0].permute(0, 3, 1, 2).double(), wanted, rtol=1e-4, atol=1e-7
     )
