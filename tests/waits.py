@@ -21,6 +21,10 @@ class WaitError(Exception):
     """An operation for which the host would wait."""
 
 
+class HalfError(Exception):
+    """An operation in half precision."""
+
+
 class _NoWaits(TorchDispatchMode):
     """Raises a WaitError at each operation for which the host would wait."""
 
@@ -45,6 +49,31 @@ def on_gpu() -> Iterator[None]:
     """Let tensors in the block have a GPU, and no content; operands on two devices raise."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield
+
+
+class _NoHalves(TorchDispatchMode):
+    """Raises a HalfError at each operation that gives floats of half precision."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.dtype == torch.float16:
+            raise HalfError(str(func))
+        return result
+
+
+@contextmanager
+def in_autocast() -> Iterator[None]:
+    """Run the block as a program does whose GPU is in an autocast to float16; raise a HalfError
+    where something is computed in that."""
+    torch.set_autocast_dtype("cuda", torch.float16)
+    torch.set_autocast_enabled("cuda", True)  # torch.autocast would look for a GPU
+    try:
+        with _NoHalves():
+            yield
+    finally:
+        torch.set_autocast_enabled("cuda", False)
 
 
 @contextmanager

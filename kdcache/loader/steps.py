@@ -30,6 +30,7 @@ from kdcache.runtime.batch_size import chosen
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import rank, world_size
+from kdcache.runtime.full_precision import without_autocast
 from kdcache.runtime.wording import named
 from kdcache.shapes import Rows, Size
 from kdcache.sources import Source
@@ -274,7 +275,8 @@ class StepLoader:
     def placed(self, batch: Batch) -> DistillationBatch:
         """Return a batch on the device, with the teacher's soft targets."""
         labels = batch.labels.to(self.compute.move)
-        teacher = self.teacher.soft_targets(batch)
+        with without_autocast(self.compute.device):  # of a loop that iterates in one
+            teacher = self.teacher.soft_targets(batch)
         images = self.compute.move(batch.views[0])
         return DistillationBatch(images, labels, teacher, batch.rows, batch.seeds, self.num_classes)
 

@@ -9,6 +9,7 @@ from kdcache.losses.checks import require_activation
 from kdcache.losses.options import LossOptions, needs_of
 from kdcache.losses.pairs import mean_of_rows, sigmoid_pair, softened
 from kdcache.losses.protocol import Need
+from kdcache.runtime.full_precision import without_autocast
 from kdcache.shapes import Activation, LogitRows, ProbabilityRows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
@@ -46,7 +47,8 @@ def kl_loss(
 
 def _sigmoid_kl(student: LogitRows, target: ProbabilityRows) -> Scalar:
     """Return the divergences of the classes of a row, summed, the mean over rows."""
-    entropies = torch.nn.functional.binary_cross_entropy(target, target, reduction="none")
+    with without_autocast(target.device):
+        entropies = torch.nn.functional.binary_cross_entropy(target, target, reduction="none")
     crosses = torch.nn.functional.binary_cross_entropy_with_logits(
         student, target, reduction="none"
     )

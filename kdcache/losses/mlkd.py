@@ -18,6 +18,7 @@ from kdcache.losses.kl import kl_loss
 from kdcache.losses.options import LossOptions, needs_of
 from kdcache.losses.pairs import softened
 from kdcache.losses.protocol import Need
+from kdcache.runtime.full_precision import without_autocast
 from kdcache.shapes import LogitRows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
@@ -127,7 +128,8 @@ def _distance(student: Tensor, target: Tensor, what: str, option: str) -> Scalar
     """Return how much the products of rows with each other differ: squares, summed, over the number
     of rows."""
     _require_few(len(student), what, option)
-    differences = student @ student.T - target @ target.T
+    with without_autocast(student.device):
+        differences = student @ student.T - target @ target.T
     return differences.square().sum() / len(student)
 
 

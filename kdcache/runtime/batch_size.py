@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kdcache.deferred import torch
-from kdcache.errors import UsageError
+from kdcache.errors import KdcacheError, UsageError
 from kdcache.shapes import Size, sides
 
 AUTO: Literal["auto"] = "auto"
@@ -27,6 +27,8 @@ _PATIENCE = 2
 TRIAL_SECONDS = 0.3
 _MOST_SECONDS = 10.0
 """After which no other size is tried."""
+_WORDS_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "unable to find an engine")
+"""Of the CUDA runtime, of cuBLAS and cuDNN, and of torch where no algorithm of cuDNN has room."""
 
 
 def require_batch_size(size: BatchSize | None) -> None:
@@ -162,7 +164,9 @@ class Trials:
         try:
             call()
             self._wait()
-        except torch.OutOfMemoryError:
+        except (RuntimeError, KdcacheError) as error:
+            if not _is_of_memory(error):
+                raise
             is_out_of_memory = True
         else:
             is_out_of_memory = False
@@ -202,6 +206,18 @@ class Trials:
     def _wait(self) -> None:
         if self._device.type != "cpu":
             torch.get_device_module(self._device).synchronize()
+
+
+def _is_of_memory(error: BaseException | None) -> bool:
+    """Return whether an error, or what it was raised from, is that memory ran out; torch's
+    allocator says it by a class, and libraries of CUDA by their words."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError):
+            return True
+        if isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS_OF_MEMORY):
+            return True
+        error = error.__cause__
+    return False
 
 
 @contextmanager

@@ -61,6 +61,18 @@ def device_type(name: str) -> str:
     return _device(name).type
 
 
+def named_device(name: str) -> str:
+    """Return the device of this name as the user says it, and in the place of `auto` its type.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    kind = device_type(name)
+    if name == "auto":
+        return kind
+    return name
+
+
 class Compute:
     """A device together with the way tensors and models get there."""
 

@@ -43,7 +43,7 @@ _joins = itertools.count()
 
 
 @contextmanager
-def joined_processes(device_type: str) -> Iterator[None]:
+def joined_processes(device_name: str) -> Iterator[None]:
     """Join the processes that torchrun or srun started with this one, to the end of the block.
 
     Alone do nothing.
@@ -51,7 +51,8 @@ def joined_processes(device_type: str) -> Iterator[None]:
     After an error a process leaves without waiting for the others, which then end too.
 
     Args:
-        device_type: `cuda` (NCCL; the process's GPU is the one of its local rank) or `cpu` (Gloo).
+        device_name: `cuda` (NCCL; the process's GPU is the one of its local rank), `cuda:N` (NCCL;
+            it is that one) or `cpu` (Gloo).
 
     Raises:
         UsageError: a launcher's variables say that there are others, and not how to join them.
@@ -61,7 +62,7 @@ def joined_processes(device_type: str) -> Iterator[None]:
     if meeting is None:
         yield
         return
-    _join(meeting, device_type)
+    _join(meeting, device_name)
     watch = _Watch()
     is_finished = False
     try:
@@ -70,7 +71,7 @@ def joined_processes(device_type: str) -> Iterator[None]:
     finally:
         watch.end(in_good_order=is_finished)
         # NCCL would first wait for sums that the others may never send
-        _leave(waits=is_finished or device_type != "cuda")
+        _leave(waits=is_finished or not _is_gpu(device_name))
 
 
 class _Watch:
@@ -107,13 +108,13 @@ class _Watch:
                 os._exit(1)  # the main thread may be where nothing reaches it
 
 
-def _join(meeting: Meeting, device_type: str) -> None:
+def _join(meeting: Meeting, device_name: str) -> None:
     place = meeting.place
     device = None
     backend = "gloo"
     try:
-        if device_type == "cuda":
-            device = _own_device(meeting)
+        if _is_gpu(device_name):
+            device = _own_device(meeting, device_name)
             backend = "nccl"
         torch.distributed.init_process_group(
             backend,
@@ -126,7 +127,7 @@ def _join(meeting: Meeting, device_type: str) -> None:
         control_group()
     except (RuntimeError, ValueError) as error:
         which = f"process {place.rank} of {place.world_size}"
-        reason = str(error).partition("\n")[0]
+        reason = _reason(error)
         way_out = (
             "start all processes with torchrun or srun, as many on a machine as it has GPUs; to "
             "train alone, set WORLD_SIZE=1 and no RANK"
@@ -134,11 +135,26 @@ def _join(meeting: Meeting, device_type: str) -> None:
         raise KdcacheError(f"{which} cannot join the others: {reason}; {way_out}") from error
 
 
-def _own_device(meeting: Meeting) -> torch.device:
-    number = meeting.place.local_rank
-    if meeting.shares_number:
-        number %= max(torch.cuda.device_count(), 1)
-    device = torch.device("cuda", number)
+def _reason(error: Exception) -> str:
+    """Return an error in a line; NCCL says what it is in the last of several."""
+    message = str(error)
+    first_line = message.partition("\n")[0]
+    _, _, last_error = message.partition("Last error:")
+    return ": ".join([first_line, *last_error.split("\n")[1:2]])
+
+
+def _is_gpu(device_name: str) -> bool:
+    return device_name.startswith("cuda")
+
+
+def _own_device(meeting: Meeting, device_name: str) -> torch.device:
+    """Return the GPU of this process, to which it goes."""
+    device = torch.device(device_name)
+    if device.index is None:
+        number = meeting.place.local_rank
+        if meeting.shares_number:
+            number %= max(torch.cuda.device_count(), 1)
+        device = torch.device("cuda", number)
     torch.cuda.set_device(device)
     return device
 

@@ -137,8 +137,9 @@ class MappedTargets(_Probabilities):
     def probs(self, tau: float | PerRow, tempered_student: Logits | None = None) -> Probabilities:
         """Return the probabilities of the student's classes; its logits are not looked at."""
         probs = self.rows.probs(tau)
-        is_mapped = self.classes >= 0
-        mapped = probs.new_zeros(len(probs), self.num_classes)
-        mapped.index_add_(1, self.classes[is_mapped], probs[:, is_mapped])
+        # those of no class come into a column of their own: a mask would wait for the device
+        places = torch.where(self.classes < 0, self.num_classes, self.classes)
+        wider = probs.new_zeros(len(probs), self.num_classes + 1)
+        mapped = wider.index_add_(1, places, probs)[:, : self.num_classes]
         sums = mapped.sum(1, keepdim=True)
         return mapped / sums.clamp_min(torch.finfo(mapped.dtype).tiny)

@@ -6,7 +6,7 @@ from kdcache.errors import UsageError
 from kdcache.loader.class_map import read_class_map
 from kdcache.models.vision_model import VisionModel
 from kdcache.runtime.batch_size import AUTO
-from kdcache.runtime.device import Compute, device_type
+from kdcache.runtime.device import Compute, named_device
 from kdcache.runtime.distributed import joined_processes, others_that_fail
 from kdcache.sources import Source, open_source
 from kdcache.targets import ClassLabel, task_of
@@ -40,7 +40,7 @@ def evaluate_saved(config: EvaluateConfig) -> dict[str, Any]:
         window = window or run.eval_window
         if align_corners is None:
             align_corners = run.align_corners
-    with joined_processes(device_type(config.compute.device)), others_that_fail():
+    with joined_processes(named_device(config.compute.device)), others_that_fail():
         source = open_source(data)
         training, recipe = saved_recipes(saved, config.recipe, task_of(source))
         if config.class_map is None:

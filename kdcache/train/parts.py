@@ -104,8 +104,19 @@ def require_size(loss: Loss, student: VisionModel, config: TrainConfig, classes:
 def placed_student(student: VisionModel, compute: Compute, *, sync_batch_norm: bool) -> nn.Module:
     """Return the student on its device, with batch norms over all processes if so configured."""
     if sync_batch_norm:
-        student.module = nn.SyncBatchNorm.convert_sync_batchnorm(student.module)  # type: ignore[no-untyped-call]
+        student.module = synchronised(student.module)
     return compute.place(student)
+
+
+def synchronised(module: nn.Module) -> nn.Module:
+    """Return a module whose batch norms are over all processes; it shares its tensors.
+
+    torch's own function would take the activation off those of timm that end with one.
+    """
+    from timm.layers import convert_sync_batchnorm  # noqa: PLC0415
+
+    converted: nn.Module = convert_sync_batchnorm(module)
+    return converted
 
 
 def parallel_model(model: nn.Module, compute: Compute) -> nn.Module:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kdcache.runtime.console import each_once, steady_rate
-from kdcache.runtime.device import device_type
+from kdcache.runtime.device import named_device
 from kdcache.runtime.distributed import (
     broadcast_object,
     joined_processes,
@@ -52,7 +52,7 @@ def plan_training(configs: Sequence[TrainConfig]) -> dict[str, Any]:
     require_one_pass(configs)
     configs = [with_student_spec(config) for config in configs]
     part = part_that_fits(configs)
-    joined = joined_processes(device_type(configs[0].compute.device))
+    joined = joined_processes(named_device(configs[0].compute.device))
     with joined, others_that_fail(), ExitStack() as stack:
         configs = with_batch_size(configs, part)
         config = configs[0]

@@ -12,7 +12,7 @@ from typing import Any
 from kdcache.config.files import dump_config
 from kdcache.errors import KdcacheError
 from kdcache.runtime.console import each_once, say
-from kdcache.runtime.device import device_type
+from kdcache.runtime.device import named_device
 from kdcache.runtime.distributed import (
     broadcast_object,
     is_main,
@@ -114,7 +114,7 @@ def train_students(
     configs = [with_student_spec(config) for config in configs]
     first = configs[0]
     part = part_that_fits(configs)
-    joined = joined_processes(device_type(first.compute.device))
+    joined = joined_processes(named_device(first.compute.device))
     with joined, others_that_fail(), ExitStack() as stack:
         results: dict[str, dict[str, Any]] = {}
         open_configs = []

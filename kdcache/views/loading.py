@@ -80,7 +80,7 @@ class ViewLoader:
                 tell_warnings(batch.warnings)
                 yield batch
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if not str(error).startswith(_OF_WORKERS):
                 raise
             raise KdcacheError(self._what_ended_one()) from error
 
@@ -166,6 +166,9 @@ def _given(method: str) -> str:
 
 _UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)
 """What Python raises for an object that no other process can be given."""
+_OF_WORKERS = ("DataLoader worker", "Pin memory thread")
+"""How torch's errors begin of a worker that is gone; the thread, which is there where batches go to
+a GPU, may be the first to find out."""
 _RAISED = 1
 """Exit code of a process that ended by an exception: a worker hands over those of its views."""
 _HANDS_OVER_NOTHING = 3

@@ -93,6 +93,17 @@ def test_a_plain_loop_takes_the_steps_of_train_student(
     assert len(found) == 3 * len(loader) and max(found) - min(found) > 0.1
 
 
+@pytest.mark.parametrize("codec", ["lowrank:step=0.25", "cosine"])
+def test_a_loop_in_an_autocast_gets_the_same_soft_targets(tmp_path: Path, codec: str) -> None:
+    dump(tmp_path / "cache", data=DIGITS, seeds="0:1", unit_rows=25, codec=codec)
+    found = []
+    for is_on in (False, True):
+        loader = DistillationLoader(tmp_path / "cache", data=DIGITS, **HERE)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_on):
+            found.append(next(iter(loader)).teacher.logits())
+    assert torch.equal(*found)
+
+
 def batches_of(loader: DistillationLoader, epochs: int) -> Iterator[DistillationBatch]:
     for epoch in range(loader.epoch, epochs):
         loader.set_epoch(epoch)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from kdcache.errors import UsageError
+from kdcache.errors import ModelError, UsageError
 from kdcache.runtime.batch_size import (
     Trials,
     fastest_size,
@@ -14,6 +14,7 @@ from kdcache.runtime.batch_size import (
     usual_batch_size,
     views_at_once,
 )
+from kdcache.runtime.user_code import user_code
 from kdcache.shapes import Size
 
 
@@ -113,9 +114,32 @@ def test_a_call_that_runs_out_of_memory_does_not_fit() -> None:
     assert rate is not None and rate > 0
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "GET was unable to find an engine to execute this computation",
+    ],
+)
+def test_memory_that_libraries_of_cuda_lack_is_memory(message: str) -> None:
+    def fail() -> None:
+        with user_code("model a on a batch of 4 views", ModelError):
+            raise RuntimeError(message)
+
+    assert not Trials(torch.device("cpu")).fits(fail)
+
+
 def test_other_errors_of_a_call_are_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         Trials(torch.device("cpu")).fits(lambda: 1 // 0)
+
+    def fail() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        Trials(torch.device("cpu")).fits(fail)
 
 
 def test_a_batch_has_a_view() -> None:

@@ -34,6 +34,7 @@ from kdcache.runtime.distributed import (
     rank,
     world_size,
 )
+from kdcache.runtime.launch import find_meeting
 from kdcache.runtime.stopping import heeding
 
 
@@ -88,6 +89,34 @@ def test_what_processes_do_together(processes: int) -> None:
             "told": "run here was started otherwise; choose a new folder",
             "not changed": [number + 1, 10 * (number + 1)],
         }
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("cuda", "cuda:1"), ("cuda:0", "cuda:0"), ("cuda:3", "cuda:3")]
+)
+def test_a_process_goes_to_the_gpu_that_is_named_or_to_its_own(
+    monkeypatch: pytest.MonkeyPatch, name: str, expected: str
+) -> None:
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    in_environment(monkeypatch, RANK="5", WORLD_SIZE="8", LOCAL_RANK="1", **variables)
+    meeting = find_meeting()
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert meeting is not None
+    assert joining._own_device(meeting, name) == torch.device(expected)
+    assert chosen == [torch.device(expected)]
+
+
+def test_what_nccl_says_last_is_told() -> None:
+    error = RuntimeError("""NCCL error in: NCCLUtils.cpp:94, invalid usage, NCCL version 2.28.9
+ncclInvalidUsage: This usually reflects invalid usage of NCCL library.
+Last error:
+Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 2000""")
+    assert joining._reason(error) == (
+        "NCCL error in: NCCLUtils.cpp:94, invalid usage, NCCL version 2.28.9: Duplicate GPU"
+        " detected : rank 1 and rank 0 both on CUDA device 2000"
+    )
+    assert joining._reason(RuntimeError("refused\n#0 main")) == "refused"
 
 
 def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from waits import GPU, on_gpu, without_waits
 
 from kdcache.codecs import open_codec
 from kdcache.errors import CodecError
@@ -50,6 +51,14 @@ def test_mapped_rows_add_up_what_belongs_together_and_leave_out_the_rest() -> No
     torch.testing.assert_close(found[:, 0], (whole[:, 0] + whole[:, 2]) / kept)
     torch.testing.assert_close(found[:, 2], whole[:, 1] / kept)
     torch.testing.assert_close(found.sum(1), torch.ones(12))
+
+
+def test_mapped_rows_do_not_wait_for_the_device() -> None:
+    with on_gpu():
+        classes = torch.empty(6, dtype=torch.int64, device=GPU)
+        rows = MappedTargets(DenseTargets(torch.empty(12, 6, device=GPU)), classes, 5)
+        with without_waits():
+            assert rows.probs(2.0).shape == (12, 5)
 
 
 def test_a_row_whose_mapped_classes_have_no_mass_is_no_nan() -> None:

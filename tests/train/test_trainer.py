@@ -12,13 +12,15 @@ import pytest
 import torch
 from processes import launch
 from runs import CONV, DIGITS, IN_PROCESS, MLP, Lines, dump, run_epoch, train_config
-from torch import Tensor
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
 
 from kdcache.errors import KdcacheError, MismatchError, UsageError
 from kdcache.runtime.device import ComputeConfig
 from kdcache.runtime.generators import seed_generators
 from kdcache.train.config import EmaConfig
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
+from kdcache.train.parts import synchronised
 from kdcache.train.plan import probed_steps
 from kdcache.train.run import TrainConfig, Trainer
 from kdcache.train.side_by_side import scores_of, start_epoch
@@ -424,6 +426,19 @@ def test_a_state_of_another_teacher_is_refused(tmp_path: Path, strong: Path) -> 
 def test_batch_norms_over_all_processes_are_for_gpus(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="sync_batch_norm is for CUDA only; leave it out"):
         Trainer(train_config(tmp_path, recipe="digits", loss="ce", data=FEW, sync_batch_norm=True))
+
+
+def test_a_batch_norm_over_all_processes_keeps_its_activation() -> None:
+    """timm's batch norms of EfficientNets and others end with one."""
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), BatchNormAct2d(4), nn.BatchNorm2d(4)).eval()
+    images = torch.randn(2, 3, 5, 5)
+    with torch.no_grad():
+        expected = module(images)
+        converted = synchronised(module)
+        assert torch.equal(converted(images), expected)
+    norms = [part for part in converted if isinstance(part, nn.SyncBatchNorm)]
+    assert len(norms) == 2
+    assert converted.state_dict().keys() == module.state_dict().keys()
 
 
 def test_what_a_training_would_take_is_found_by_a_trial(tmp_path: Path, cache: str) -> None:

@@ -75,6 +75,19 @@ def test_a_batch_that_cannot_be_handed_over_is_not_waited_for() -> None:
     loader.close()
 
 
+def test_a_worker_whose_end_the_thread_for_pinned_memory_finds_out_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(iterator: object) -> NoReturn:
+        raise RuntimeError("Pin memory thread exited unexpectedly")
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_get_data", fail)
+    loader = loader_of(FewDigits(4))
+    with pytest.raises(KdcacheError, match="a loader worker was killed, most likely for memory"):
+        next(iter(loader))
+    loader.close()
+
+
 def test_workers_that_cannot_be_started_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_room(*_: object, **__: object) -> NoReturn:
         raise OSError(errno.ENOSPC, "No space left on device")
