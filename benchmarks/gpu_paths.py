@@ -58,6 +58,9 @@ LOSSES = (
     "dkd",
     "nkd",
     "mse",
+    "mlkd",
+    "dist:activation=sigmoid",
+    "kl:activation=sigmoid",
 )
 MOST_BYTES = 0.02
 """Share of the bytes of records that may differ: a value near a quantiser's boundary may go to

@@ -6,7 +6,7 @@ authors' code, which also leaves out views and classes of which the teacher is u
 of its views that are augmented little.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import ClassVar
@@ -81,11 +81,16 @@ def mlkd_terms(
     instances = nothing
     batch = nothing
     categories = nothing
+    counts = None
+    if with_batch or with_categories:
+        counts = _row_counts(student_logits)
     for tau in taus:
         instances = instances + kl_loss(student_logits, teacher, tau=tau, standardize=standardize)
-        if not (with_batch or with_categories):
+        if counts is None:
             continue
-        student, target = _of_all(student_logits, teacher, tau=tau, standardize=standardize)
+        student, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
+        student = _of_all(torch.softmax(student, dim=-1), counts)
+        target = _of_all(target, counts)
         if with_batch and len(student):
             batch = batch + _distance(student, target, "rows", "batch_weight")
         if with_categories:
@@ -101,19 +106,18 @@ def _require_some(taus: tuple[float, ...]) -> None:
         raise UsageError("loss mlkd: taus is empty; give temperatures, as taus=[2,3,4,5,6]")
 
 
-def _of_all(
-    student_logits: LogitRows,
-    teacher: LogitRows | SoftTargets,
-    *,
-    tau: float,
-    standardize: bool,
-) -> tuple[Tensor, Tensor]:
-    """Return the probabilities of student and teacher, rows of all processes."""
+def _row_counts(logits: LogitRows) -> list[int]:
+    """Return how many rows each process has; of several the device is waited for, once a loss."""
+    from kdcache.runtime.distributed import all_counts  # noqa: PLC0415  # which imports torch
+
+    return all_counts(len(logits), logits.device)
+
+
+def _of_all(probabilities: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return the probabilities of the rows of all processes, which have so many."""
     from kdcache.runtime.distributed import all_rows  # noqa: PLC0415  # which imports torch
 
-    student, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
-    probabilities = torch.softmax(student, dim=-1)
-    return all_rows(probabilities.flatten(1)), all_rows(target.flatten(1))
+    return all_rows(probabilities.flatten(1), counts)
 
 
 def _require_few(number: int, what: str, option: str) -> None:

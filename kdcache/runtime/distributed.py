@@ -8,7 +8,7 @@ nothing, at no cost.
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -36,6 +36,7 @@ from kdcache.runtime.waiting import in_background, waiting
 __all__ = [
     "Place",
     "StopLook",
+    "all_counts",
     "all_rows",
     "all_sum",
     "broadcast_buffers",
@@ -75,17 +76,32 @@ def all_sum(tensor: Tensor) -> Tensor:
     return total
 
 
-def all_rows(rows: Tensor) -> Tensor:
+def all_counts(count: int, device: torch.device) -> list[int]:
+    """Return a number of each process, by rank, after a wait for the device over which they
+    travel."""
+    if world_size() == 1:
+        return [count]
+    counts = torch.zeros(world_size(), dtype=torch.int64, device=device)
+    counts[rank()] = count
+    numbers: list[int] = all_sum(counts).tolist()
+    return numbers
+
+
+def all_rows(rows: Tensor, counts: Sequence[int] | None = None) -> Tensor:
     """Return the rows of all processes, of rank 0 first, on the device of `rows`; these themselves
-    if there is one process. Their gradient comes back as that of `all_sum` does."""
+    if there is one process. Their gradient comes back as that of `all_sum` does.
+
+    Args:
+        rows: of this process.
+        counts: how many each process has, see `all_counts`; by default they are asked.
+    """
     if world_size() == 1:
         return rows
-    counts = torch.zeros(world_size(), dtype=torch.int64, device=rows.device)
-    counts[rank()] = len(rows)
-    numbers = all_sum(counts).tolist()
-    start = sum(numbers[: rank()])
+    if counts is None:
+        counts = all_counts(len(rows), rows.device)
+    start = sum(counts[: rank()])
     places = torch.arange(start, start + len(rows), device=rows.device)
-    of_all = rows.new_zeros(sum(numbers), *rows.shape[1:]).index_copy(0, places, rows)
+    of_all = rows.new_zeros(sum(counts), *rows.shape[1:]).index_copy(0, places, rows)
     return all_sum(of_all)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kdcache.errors import UsageError
 from kdcache.losses import kl_loss, mlkd_loss, mlkd_terms, open_loss
+from kdcache.runtime import distributed
 from kdcache.runtime.distributed import rank
 from kdcache.soft_targets import DenseTargets
 
@@ -78,13 +79,25 @@ def relations(rows: slice) -> tuple[float, Any]:
     return float(total.detach()), torch.autograd.grad(total, student)[0].numpy()
 
 
-def relations_of_own_rows() -> tuple[float, Any]:
+def relations_of_own_rows() -> tuple[float, Any, int]:
+    """Return the relations, and how often the other process was asked for its number of rows."""
     start = sum(PARTS[: rank()])
-    return relations(slice(start, start + PARTS[rank()]))
+    asked: list[int] = []
+    all_counts = distributed.all_counts
+
+    def counted(count: int, device: torch.device) -> list[int]:
+        asked.append(count)
+        return all_counts(count, device)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "all_counts", counted)
+        found = relations(slice(start, start + PARTS[rank()]))
+    return *found, len(asked)
 
 
-def test_two_processes_compare_the_rows_of_both() -> None:
+def test_two_processes_compare_the_rows_of_both_which_are_counted_once() -> None:
     results = launch(relations_of_own_rows, 2)
+    assert [result[2] for result in results] == [1, 1], "each time waits for the device"
     value, gradient = relations(slice(None))
     assert [result[0] for result in results] == pytest.approx([value] * 2, rel=1e-5)
     # DistributedDataParallel divides the sum by the number of processes
