@@ -58,6 +58,8 @@ def checked(*, typechecker: Checker) -> Checker:
             return target
         if "<locals>" in target.__qualname__:
             return target
+        if target.__name__ == "__del__":
+            return target  # it may run when Python is taken down, and the checks are gone
         twin = _twin_of(target)
         _check_at_first(target, cache(partial(_check_of, twin, typechecker)))
         target.__wrapped__ = twin  # whose signature is asked for

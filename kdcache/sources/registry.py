@@ -119,8 +119,8 @@ def open_source(text: str, *, needs_targets: bool = True) -> Source:
 
     Args:
         text: the spec.
-        needs_targets: whether samples are to be looked at with their targets; else see `image_of`,
-            and the fingerprint may be another.
+        needs_targets: whether samples are to be looked at with their targets; else targets may be
+            absent or wrong (`image_of`), and the fingerprint may be another.
 
     Raises:
         SourceError: the data is absent, empty or has no class targets.

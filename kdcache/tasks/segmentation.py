@@ -266,8 +266,8 @@ class MapScore:
         self._loss = torch.zeros(1, dtype=torch.float64, device=home)
 
     def add(self, logits: ViewLogits, labels: Labels) -> None:
-        """Count a batch, of which the main head's maps are upsampled; nothing is copied from the
-        device until `result`."""
+        """Count a batch, of which the main head's maps are upsampled. The host waits for the device
+        to know how many pixels have a class."""
         size = _size_of(labels.first)
         planes = upsampled(logits[:, 0].float(), size, align_corners=self._align_corners)
         targets = labels.first.long()
