@@ -266,17 +266,20 @@ class MapScore:
         self._loss = torch.zeros(1, dtype=torch.float64, device=home)
 
     def add(self, logits: ViewLogits, labels: Labels) -> None:
-        """Count a batch, of which the main head's maps are upsampled. The host waits for the device
-        to know how many pixels have a class."""
+        """Count a batch, of which the main head's maps are upsampled; no host waits for it."""
         size = _size_of(labels.first)
         planes = upsampled(logits[:, 0].float(), size, align_corners=self._align_corners)
         targets = labels.first.long()
         loss = functional.cross_entropy(planes, targets, ignore_index=IGNORED, reduction="sum")
         self._loss += in_float64(loss)
         predicted = planes.argmax(1)
-        has_class = targets != IGNORED
-        pairs = targets[has_class] * len(self._names) + predicted[has_class]
-        self._counts += in_float64(torch.bincount(pairs, minlength=len(self._counts)))
+        num_pairs = len(self._counts)
+        pairs = targets * len(self._names) + predicted
+        pairs = torch.where(targets != IGNORED, pairs, num_pairs)  # one more, for those without
+        ones = torch.ones(1, dtype=torch.int32, device=pairs.device).expand(pairs.numel())
+        # torch.bincount would ask the device how large the largest is
+        counts = ones.new_zeros(num_pairs + 1).index_add_(0, pairs.flatten(), ones)
+        self._counts += in_float64(counts[:num_pairs])
 
     def result(self) -> dict[str, float]:
         """Return `miou`, `pixel_accuracy`, `eval_loss`, and `iou/CLASS` of each class that is there
