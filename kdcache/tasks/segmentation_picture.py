@@ -18,6 +18,10 @@ from kdcache.tasks.picture import (
 
 _MOST_CHARS = 40
 """Characters of the name of who says something."""
+_GREY: dict[str, Any] = {"cmap": "gray"}
+"""Of images of one channel."""
+_SURE: dict[str, Any] = {"cmap": "viridis", "vmin": 0, "vmax": 1}
+"""Of confidences."""
 
 
 def draw_segmentation(view: ShownView) -> Picture:
@@ -36,25 +40,33 @@ def draw_segmentation(view: ShownView) -> Picture:
     classes = predictions.numpy() + view.first_class
     colours = _colours(len(view.names))
     has_class = mask != IGNORED
-    target = np.where(has_class[:, :, None], colours[np.where(has_class, mask, 0)], 0)
     about_teacher = "its own classes"
     if not view.first_class:
         about_teacher = _right_text((classes == mask)[has_class])
+    who = one_line(view.who, _MOST_CHARS)
     figure = Figure(figsize=(11, 1.6 + 10 * height / width), layout="constrained")
     panels = figure.subplots(2, 2).ravel()
-    images = (view.pixels, target, colours[classes])
-    who = one_line(view.who, _MOST_CHARS)
-    titles = ("view", "mask (black: no class)", f"{who}: {about_teacher}")
-    for panel, image, title in zip(panels[:3], images, titles, strict=True):
-        panel.imshow(image, cmap="gray")
-        panel.set_title(title, fontsize=TITLE_SIZE, parse_math=False)
-    heat = panels[3].imshow(confidences.numpy(), vmin=0, vmax=1, cmap="viridis")
+    _draw_image(panels[0], view.pixels, "view")
+    _draw_image(panels[1], _coloured(mask, colours), "mask (black: no class)")
+    _draw_image(panels[2], colours[classes], f"{who}: {about_teacher}")
+    heat = _draw_image(panels[3], confidences.numpy(), f"confidence of {who}", **_SURE)
     figure.colorbar(heat, ax=panels[3], shrink=0.8)
-    panels[3].set_title(f"confidence of {who}", fontsize=TITLE_SIZE, parse_math=False)
-    for panel in panels:
-        panel.set_axis_off()
     _draw_classes(figure, view, np.concatenate([mask[has_class], classes.ravel()]), colours)
     return Picture(figure, float(maps.amax(-1).mean()))
+
+
+def _draw_image(panel: Any, image: np.ndarray, title: str, **style: Any) -> Any:
+    """Draw pixels, or values in the colours of a style, under a title, and return what is drawn."""
+    panel.set_title(title, fontsize=TITLE_SIZE, parse_math=False)
+    panel.set_axis_off()
+    return panel.imshow(image, **(style or _GREY))
+
+
+def _coloured(mask: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Return the colours of a mask, uint8 `[height, width, 3]`; black where it has no class."""
+    black = np.zeros_like(colours[:1])
+    palette = np.concatenate([colours, black])
+    return palette[np.where(mask == IGNORED, len(colours), mask)]
 
 
 def _colours(count: int) -> np.ndarray:
